@@ -1,0 +1,1 @@
+"""The model families, siblings with one inner shape."""

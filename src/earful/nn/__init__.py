@@ -1,0 +1,1 @@
+"""Leaf layers and the state that they stream with; no files, no audio, no sessions."""

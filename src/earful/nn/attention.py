@@ -1,0 +1,92 @@
+"""Causal attention over a sliding window, offline or on a ring of cached keys and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from earful.nn.rope import Rope
+
+
+@dataclass
+class KV:
+    """The ring of one layer. Position p is held at index p % C; a call of T steps needs C >= window + T - 1."""
+
+    keys: Tensor  # [B, G, C, K], already rotated
+    values: Tensor  # [B, G, C, K]
+
+
+@dataclass(frozen=True)
+class View:
+    """What each step of a call may see; made once and shared by all layers of a stack."""
+
+    mask: Tensor  # [B or 1, 1, T, S] additive, 0 or -inf, in the type of the activations
+    entries: Tensor | None  # [B, T] ring entries that the call writes, None offline
+
+    @classmethod
+    def whole(cls, steps: int, window: int, dtype: torch.dtype, device: torch.device) -> View:
+        """Of a whole signal: step t sees t - window + 1 ... t."""
+        position = torch.arange(steps, device=device)
+        age = position[:, None] - position[None, :]  # [T, T] how long before the query
+        return cls(_additive((age >= 0) & (age < window), dtype)[None, None], None)
+
+    @classmethod
+    def ring(cls, pos: Tensor, steps: int, window: int, capacity: int, dtype: torch.dtype) -> View:
+        """Of `steps` new steps after pos: [B], on rings of `capacity` entries."""
+        if capacity < window + steps - 1:
+            raise ValueError(f"expected at most {capacity - window + 1} steps in a call, got {steps}")
+        query = pos[:, None] + torch.arange(steps, device=pos.device)  # [B, T]
+        entry = torch.arange(capacity, device=pos.device)
+        last = query[:, -1:]
+        held = last - (last - entry) % capacity  # [B, C] the position that each entry holds once the call has written
+        age = query[:, :, None] - held[:, None, :]  # [B, T, C]
+        seen = (held[:, None, :] >= 0) & (age >= 0) & (age < window)
+        return cls(_additive(seen, dtype)[:, None], query % capacity)
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with grouped keys and values.
+
+    x: [B, T, D] -> [B, T, D]. With a ring, the new keys and values are written before anything is looked up; a frozen
+    slot is written too, in entries that no later step can see, because its position does not move on.
+    Source: Vaswani et al. 2017; grouped queries: Ainslie et al. 2023.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, kv_heads: int, head_dim: int, qv_bias: bool = False, out_bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.q = nn.Linear(dim, heads * head_dim, bias=qv_bias)
+        self.k = nn.Linear(dim, kv_heads * head_dim, bias=False)
+        self.v = nn.Linear(dim, kv_heads * head_dim, bias=qv_bias)
+        self.o = nn.Linear(heads * head_dim, dim, bias=out_bias)
+
+    def init_state(self, batch: int, capacity: int) -> KV:
+        shape = (batch, self.kv_heads, capacity, self.head_dim)
+        return KV(self.k.weight.new_zeros(shape), self.k.weight.new_zeros(shape))
+
+    def forward(self, x: Tensor, rope: Rope, view: View, kv: KV | None = None) -> Tensor:
+        q = rope(self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2))  # [B, H, T, K]
+        k = rope(self.k(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2))  # [B, G, T, K]
+        v = self.v(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)  # [B, G, T, K]
+        if kv is not None:
+            assert view.entries is not None
+            entries = view.entries[:, None, :, None].expand_as(k)
+            k = kv.keys.scatter_(2, entries, k)  # [B, G, C, K]
+            v = kv.values.scatter_(2, entries, v)
+        mask, groups = view.mask, self.heads // self.kv_heads
+        if groups > 1:  # the queries that share a key stand as further steps of one head, so that no key is copied
+            q = q.unflatten(1, (self.kv_heads, groups)).flatten(2, 3)  # [B, G, groups * T, K]
+            mask = mask.repeat(1, 1, groups, 1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if groups > 1:
+            y = y.unflatten(2, (groups, -1)).flatten(1, 2)  # [B, H, T, K]
+        return self.o(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
