@@ -11,17 +11,13 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Sequence, Split
 from tokenizers.trainers import BpeTrainer
 
-from earful.text.tekken import BYTES, Tekken
+from earful.text.tekken import BYTES, OLD_SPECIAL_TOKENS, Tekken
 
 # A piece lies within one word and its leading space; of several spaces the last goes with the word.
 WORD_PATTERN = r" ?\S+|\s+(?!\S)|\s+"
 
-# The names of Mistral's files that a streaming speech model reads.
-SPEECH_TOKENS = {
-    0: "<unk>",
-    1: "<s>",
-    2: "</s>",
-    11: "<pad>",
+# Id to name, as in Mistral's files: the common ones, which mistral-common insists on, and those of streaming speech.
+SPEECH_TOKENS = dict(enumerate(OLD_SPECIAL_TOKENS)) | {
     24: "[AUDIO]",
     25: "[BEGIN_AUDIO]",
     32: "[STREAMING_PAD]",
@@ -29,7 +25,7 @@ SPEECH_TOKENS = {
     34: "[REPEAT_AUDIO_TEXT]",
 }
 
-VERSION = "v13"  # mistral-common takes audio blocks from version 7 on, and model settings too from 15 on
+VERSION = "v7"  # the oldest for which mistral-common takes an audio block; younger ones insist on more names
 SLOT_MS = 80
 
 
