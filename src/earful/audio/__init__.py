@@ -1,0 +1,1 @@
+"""Samples and features: reading, resampling, re-chunking, log-mel."""
