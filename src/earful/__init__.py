@@ -1,0 +1,67 @@
+"""Live speech models: audio goes in while it is spoken, words come out a moment later."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from earful.api import SpeechModel as SpeechModel
+    from earful.api import load as load
+    from earful.errors import AudioError as AudioError
+    from earful.errors import CheckpointError as CheckpointError
+    from earful.errors import EarfulError as EarfulError
+    from earful.errors import EngineFull as EngineFull
+    from earful.errors import StreamClosed as StreamClosed
+    from earful.hf import AutoProcessor as AutoProcessor
+    from earful.hf import BatchFeature as BatchFeature
+    from earful.hf import TextIteratorStreamer as TextIteratorStreamer
+    from earful.hf import VoxtralRealtimeConfig as VoxtralRealtimeConfig
+    from earful.hf import VoxtralRealtimeEncoder as VoxtralRealtimeEncoder
+    from earful.hf import VoxtralRealtimeEncoderConfig as VoxtralRealtimeEncoderConfig
+    from earful.hf import VoxtralRealtimeFeatureExtractor as VoxtralRealtimeFeatureExtractor
+    from earful.hf import VoxtralRealtimeForConditionalGeneration as VoxtralRealtimeForConditionalGeneration
+    from earful.hf import VoxtralRealtimeProcessor as VoxtralRealtimeProcessor
+    from earful.hf import VoxtralRealtimeTextConfig as VoxtralRealtimeTextConfig
+    from earful.stream.events import Audio as Audio
+    from earful.stream.events import Pause as Pause
+    from earful.stream.events import Text as Text
+    from earful.stream.events import Word as Word
+    from earful.stream.session import Session as Session
+    from earful.stream.transcript import Segment as Segment
+    from earful.stream.transcript import Transcript as Transcript
+
+# Where each public name lives. It is imported when it is first asked for, so that `import earful` stays instant.
+_NAMES_OF = {
+    "earful.api": ("load", "SpeechModel"),
+    "earful.errors": ("EarfulError", "CheckpointError", "AudioError", "StreamClosed", "EngineFull"),
+    "earful.stream.events": ("Text", "Word", "Pause", "Audio"),
+    "earful.stream.session": ("Session",),
+    "earful.stream.transcript": ("Transcript", "Segment"),
+    "earful.hf": (
+        "AutoProcessor",
+        "BatchFeature",
+        "TextIteratorStreamer",
+        "VoxtralRealtimeConfig",
+        "VoxtralRealtimeEncoder",
+        "VoxtralRealtimeEncoderConfig",
+        "VoxtralRealtimeFeatureExtractor",
+        "VoxtralRealtimeForConditionalGeneration",
+        "VoxtralRealtimeProcessor",
+        "VoxtralRealtimeTextConfig",
+    ),
+}
+_HOME = {name: module for module, names in _NAMES_OF.items() for name in names}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'earful' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
