@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import Regex
 from tokenizers import Tokenizer as Trained
 from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Sequence, Split
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.trainers import BpeTrainer
 
 from earful.text.tekken import BYTES, OLD_SPECIAL_TOKENS, Tekken
@@ -28,6 +28,15 @@ SPEECH_TOKENS = dict(enumerate(OLD_SPECIAL_TOKENS)) | {
 VERSION = "v7"  # the oldest for which mistral-common takes an audio block; younger ones insist on more names
 SLOT_MS = 80
 
+TINY_LINES = (
+    " the quick brown fox jumps over the lazy dog and then the other one",
+    " one two three four five six seven eight nine ten; the weather is nice today, is it not?",
+    " der Fuß, die Füße, größer, schöner, über die Brücke",
+    " été, forêt, déjà, élève, café",
+    " 日本語 日本 東京 東大 今日 今年",
+    " 🙂 🙂🙂 🙃 🙂🎧",
+)
+
 
 def train_tekken(
     lines: Iterable[str],
@@ -41,9 +50,11 @@ def train_tekken(
 
     A word is learned with its leading space only where the lines have one, so give " good morning".
     special_tokens: id to name; ids below `num_special` without a name are called <SPECIAL_i>.
-    Raises `ValueError` where the lines do not hold enough pairs to merge.
+    Raises `ValueError` where the lines do not hold enough pairs to merge, or an id is outside `num_special`.
     Source: Sennrich et al. 2016, on bytes.
     """
+    if not set(special_tokens) <= set(range(num_special)):
+        raise ValueError(f"expected special token ids below {num_special}, got {max(special_tokens)}")
     names = [special_tokens.get(rank, f"<SPECIAL_{rank}>") for rank in range(num_special)]
     header = {
         "config": {
@@ -81,20 +92,25 @@ def audio_block(
     }
 
 
+def tiny_tekken(
+    hop: int, window: int, bins: int, left_slots: int, delay_slots: int, num_special: int = 40, pieces: int = 320
+) -> Tekken:
+    """A small tokenizer for tests, always the same: some English words, some pieces with several bytes a character."""
+    audio = audio_block(hop, window, bins, left_slots, delay_slots)
+    return train_tekken(TINY_LINES, pieces, SPEECH_TOKENS, num_special, audio)
+
+
 def train_bpe(lines: Iterable[str], pieces: int, pattern: str = WORD_PATTERN) -> Trained:
     """The model behind `train_tekken`, as the `tokenizers` library writes it."""
     trained = Trained(BPE())
-    trained.pre_tokenizer = byte_splitter(pattern)
+    # Split by the pattern, then write every byte as one printable character, as GPT-2 does.
+    to_characters = ByteLevel(add_prefix_space=False, use_regex=False)
+    trained.pre_tokenizer = Sequence([Split(Regex(pattern), "isolated"), to_characters])
     trainer = BpeTrainer(vocab_size=pieces, initial_alphabet=ByteLevel.alphabet(), show_progress=False)
     trained.train_from_iterator(lines, trainer)
     if trained.get_vocab_size() != pieces:
         raise ValueError(f"expected lines with enough pairs for {pieces} pieces, got {trained.get_vocab_size()}")
     return trained
-
-
-def byte_splitter(pattern: str) -> PreTokenizer:
-    """Split by the pattern, then write every byte as one printable character, as GPT-2 does."""
-    return Sequence([Split(Regex(pattern), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def merged_pieces(trained: Trained) -> list[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import reprlib
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -60,15 +61,15 @@ class Tekken:
     def from_file(cls, path: str | Path) -> Tekken:
         """Read a tekken.json; raises `CheckpointError` naming the file and what is wrong with it."""
         try:
-            size = Path(path).stat().st_size
-            if size > MAX_FILE_BYTES:
-                raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got {size}")
-            document = json.loads(Path(path).read_bytes())
+            with open(path, "rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:
             raise CheckpointError(f"{path}: expected a readable file, got: {error.strerror}") from error
+        if len(data) > MAX_FILE_BYTES:
+            raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
+        try:
+            document = json.loads(data)
         except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, a number too long, nesting too deep
-            if isinstance(error, EarfulError):
-                raise
             raise CheckpointError(f"{path}: expected JSON, got: {error}") from error
         return cls.from_json(document, str(path))
 
@@ -121,7 +122,8 @@ class Tekken:
         try:
             return tiktoken.Encoding("tekken", pat_str=self.pattern, mergeable_ranks=ranks, special_tokens={})
         except ValueError as error:
-            raise CheckpointError(f"{self.name}: expected a pattern that can be compiled, got: {error}") from error
+            why = " ".join(str(error).split())  # a drawing over several lines
+            raise CheckpointError(f"{self.name}: expected a pattern that can be compiled, got: {why}") from error
 
 
 def _part(table: Mapping[str, Any], key: str, kind: type[Any], name: str) -> Any:
@@ -136,24 +138,26 @@ def _pieces(rows: list[Any], name: str) -> list[bytes]:
     pieces = []
     for rank, row in enumerate(rows):
         try:
-            pieces.append(binascii.a2b_base64(row["token_bytes"], strict_mode=True))
             listed = row["rank"]
+            pieces.append(binascii.a2b_base64(row["token_bytes"], strict_mode=True))
         except (TypeError, KeyError, ValueError) as error:
             raise CheckpointError(
-                f"{name}: expected rank and base64 token_bytes in vocab[{rank}], got: {error!r}"
+                f"{name}: expected a rank and base64 bytes in vocab[{rank}], got: {error!r}"
             ) from error
         if listed != rank:
-            raise CheckpointError(f"{name}: expected rank {rank} in vocab[{rank}], got {listed!r}")
-    if len(pieces) < BYTES or pieces[:BYTES] != [bytes([byte]) for byte in range(BYTES)]:
-        raise CheckpointError(f"{name}: expected the {BYTES} single bytes in order first in vocab, got something else")
-    if len(set(pieces)) != len(pieces):
-        raise CheckpointError(f"{name}: expected {len(pieces)} different pieces in vocab, got {len(set(pieces))}")
-    if b"" in pieces:
-        raise CheckpointError(f"{name}: expected no empty piece in vocab, got one")
+            raise CheckpointError(f"{name}: expected rank {rank} in vocab[{rank}], got {reprlib.repr(listed)}")
+    if pieces[:BYTES] != [bytes([byte]) for byte in range(BYTES)]:
+        raise CheckpointError(
+            f"{name}: expected vocab to begin with the {BYTES} single bytes in order, got other pieces"
+        )
+    different = len(set(pieces) - {b""})
+    if different != len(pieces):
+        raise CheckpointError(f"{name}: expected {len(pieces)} different pieces in vocab, none empty, got {different}")
     return pieces
 
 
 def _row(rank: int, piece: bytes) -> dict[str, Any]:
+    text: str | None
     try:
         text = piece.decode("utf-8")
     except UnicodeDecodeError:
@@ -162,23 +166,24 @@ def _row(rank: int, piece: bytes) -> dict[str, Any]:
 
 
 def _special_tokens(header: Mapping[str, Any], count: int, name: str) -> dict[str, int]:
-    """Name to id, ids in order; ranks that are not listed are called <SPECIAL_i>."""
+    """Name to id, ids in order; ids that are not listed are called <SPECIAL_i>."""
     rows = header.get("special_tokens")
     if rows is None:
         rows = [{"rank": rank, "token_str": text} for rank, text in enumerate(OLD_SPECIAL_TOKENS[:count])]
     if not isinstance(rows, list):
         raise CheckpointError(f"{name}: expected special_tokens to be of type list, got {type(rows).__name__}")
-    names = [f"<SPECIAL_{rank}>" for rank in range(count)]
-    listed = set()
-    for row in rows:
+    names: dict[int, str] = {}
+    for index, row in enumerate(rows):
         rank, text = (row.get("rank"), row.get("token_str")) if isinstance(row, dict) else (None, None)
-        if type(rank) is not int or type(text) is not str or not 0 <= rank < count or rank in listed:
+        if type(rank) is not int or not 0 <= rank < count or rank in names:
+            got = reprlib.repr(rank)
             raise CheckpointError(
-                f"{name}: expected special tokens with a name and an unused rank of 0 to {count - 1}, got {row!r}"
+                f"{name}: expected an unused rank below {count} in special_tokens[{index}], got {got}"
             )
-        listed.add(rank)
+        if type(text) is not str:
+            raise CheckpointError(f"{name}: expected a token_str in special_tokens[{index}], got {reprlib.repr(text)}")
         names[rank] = text
-    special_tokens = {text: rank for rank, text in enumerate(names)}
+    special_tokens = {names.get(rank, f"<SPECIAL_{rank}>"): rank for rank in range(count)}
     if len(special_tokens) != count:
         raise CheckpointError(f"{name}: expected {count} different special tokens, got {len(special_tokens)}")
     return special_tokens
