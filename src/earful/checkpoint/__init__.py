@@ -1,0 +1,1 @@
+"""Checkpoint folders: weight files, JSON fields, and tables that map their tensors onto a model."""

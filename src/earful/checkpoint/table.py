@@ -1,0 +1,232 @@
+"""Checkpoint tables: one row per kind of tensor, read in both directions.
+
+A row says what a tensor is called in the file ("there"), what it is called in the model ("here"), and which operation
+turns one into the other. Operations know their inverse, so the table that loads a checkpoint also saves it. Names are
+whole names; `{i}` stands for a number, the same one on both sides, and `{any}` for anything.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from earful.checkpoint.files import Entry, Weights, some
+from earful.errors import CheckpointError
+
+Tensors = Sequence[Tensor]
+
+
+class Operation(ABC):
+    """How tensors of the file become tensors of the model, and back. Made of torch code that runs on `meta` too."""
+
+    @abstractmethod
+    def load(self, there: Tensors) -> Tensors: ...
+
+    @abstractmethod
+    def save(self, here: Tensors) -> Tensors: ...
+
+
+class Same(Operation):
+    """The same numbers on both sides."""
+
+    def load(self, there: Tensors) -> Tensors:
+        return there
+
+    def save(self, here: Tensors) -> Tensors:
+        return here
+
+
+@dataclass(frozen=True)
+class RopePairs(Operation):
+    """Rows of a query or key projection: rotated in pairs (2j, 2j + 1) there, in pairs (j, j + K / 2) here.
+
+    [H * K, ...] on both sides, weights and biases alike; the rows of each head change places.
+    """
+
+    heads: int
+
+    def load(self, there: Tensors) -> Tensors:
+        return [self._swap(tensor, (self.heads, -1, 2)) for tensor in there]
+
+    def save(self, here: Tensors) -> Tensors:
+        return [self._swap(tensor, (self.heads, 2, -1)) for tensor in here]
+
+    def _swap(self, tensor: Tensor, shape: tuple[int, int, int]) -> Tensor:
+        rows: Tensor = tensor.reshape(*shape, *tensor.shape[1:])  # [H, K / 2, 2, ...] there, [H, 2, K / 2, ...] here
+        return rows.transpose(1, 2).reshape(tensor.shape)
+
+
+class Copy:
+    """A second copy of a parameter, such as an output head tied to the embedding: compared on load, never written."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A tensor that this model has no use for: passed over on load, never written."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    there: tuple[str, ...]
+    here: tuple[str, ...]
+    op: Operation | Copy | Drop
+
+
+SAME = Same()
+Table = Sequence[Row]
+Config = TypeVar("Config")
+
+
+def row(there: str | Sequence[str], here: str | Sequence[str] = (), op: Operation | Copy | Drop = SAME) -> Row:
+    """One row of a table. An operation that joins or splits tensors has several names on one side."""
+    both = [(names,) if isinstance(names, str) else tuple(names) for names in (there, here)]
+    return Row(both[0], both[1], op)
+
+
+@dataclass(frozen=True)
+class Layout(Generic[Config]):
+    """One way in which the checkpoints of a family lie in a folder."""
+
+    marker: str  # the file by which it is known
+    owns: Callable[[Mapping[str, Any]], bool]  # whether the marker's content is of this family
+    stem: str  # of the weight files
+    read: Callable[[Path, Weights], Config]
+    write: Callable[[Config, Path, torch.dtype], None]  # everything but weights and tokenizer
+    tables: Callable[[Config], Sequence[Table]]  # accepted namings of the tensors; the first one is written
+
+
+@dataclass(frozen=True)
+class Match:
+    """A row with its numbers filled in."""
+
+    there: tuple[str, ...]
+    here: tuple[str, ...]
+    op: Operation
+
+
+def load(
+    tables: Sequence[Table],
+    weights: Weights,
+    parameters: Mapping[str, Tensor],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Read a checkpoint into tensors for `parameters`, which give names and shapes and may be on the `meta` device.
+
+    tables: namings of the same tensors; the one that fits best is taken. dtype: of floats, None as stored.
+    Nothing is read until every key of the file has a row, every parameter is filled and every shape is right, else one
+    `CheckpointError` lists all that is not so. One tensor at a time is in memory beside the result.
+    """
+    fits = [_Fit(table, weights, parameters) for table in tables]
+    fit = min(fits, key=lambda fit: len(fit.missing) + len(fit.unknown))
+    fit.require()
+
+    def read(name: str) -> Tensor:
+        tensor = weights.read(name)
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+    filled: dict[str, Tensor] = {}
+    for match in fit.matches:
+        filled |= zip(match.here, match.op.load([read(name) for name in match.there]), strict=True)
+    for there, here in fit.copies.items():
+        if not torch.equal(read(there), filled[here]):
+            raise CheckpointError(
+                f"{weights.where}: expected {there} to be a copy of the tensor for {here}, got others"
+            )
+    return filled
+
+
+def save(table: Table, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a model under the names and in the form of the file, made one by one."""
+    for match in _matches(table, parameters):
+        yield from zip(match.there, match.op.save([parameters[name] for name in match.here]), strict=True)
+
+
+class _Fit:
+    """How a table maps a checkpoint onto parameters, and where it does not."""
+
+    def __init__(self, table: Table, weights: Weights, parameters: Mapping[str, Tensor]) -> None:
+        self.where = weights.where
+        self.matches = _matches(table, parameters)
+        expected: dict[str, Tensor] = {}
+        for match in self.matches:
+            # The inverse operation on empty tensors tells what the file must hold.
+            inverse = match.op.save([parameters[name].detach().to("meta") for name in match.here])
+            for name, tensor in zip(match.there, inverse, strict=True):
+                assert name not in expected, f"two rows for {name}"
+                expected[name] = tensor
+        self.copies: dict[str, str] = {}
+        self.unknown: list[str] = []
+        for name in weights:
+            others = [r for r in table if not isinstance(r.op, Operation) and _bind(r.there[0], name) is not None]
+            assert len(others) + (name in expected) < 2, f"two rows for {name}"
+            if name in expected:
+                continue
+            if not others:
+                self.unknown.append(name)
+            elif isinstance(others[0].op, Copy):
+                self.copies[name] = others[0].here[0]
+                expected[name] = parameters[self.copies[name]]
+        self.missing = [name for name in expected if name not in weights]
+        self.unfit = [
+            f"{name} (expected {_kind(tensor)}, got {_kind(weights[name])})"
+            for name, tensor in expected.items()
+            if name in weights and not _agree(tensor, weights[name])
+        ]
+
+    def require(self) -> None:
+        """Raise `CheckpointError` unless everything fits."""
+        parts = {"missing": self.missing, "not of this model": self.unknown, "misshapen": self.unfit}
+        problems = [f"{len(names)} {what}: {some(names)}" for what, names in parts.items() if names]
+        if problems:
+            raise CheckpointError(f"{self.where}: expected the tensors of this model, got {'; '.join(problems)}")
+
+
+def _agree(parameter: Tensor, entry: Entry) -> bool:
+    return tuple(parameter.shape) == entry.shape and parameter.is_floating_point() == entry.dtype.is_floating_point
+
+
+def _kind(tensor: Tensor | Entry) -> str:
+    kind = "floats" if tensor.dtype.is_floating_point else str(tensor.dtype).removeprefix("torch.")
+    return f"{kind} {list(tensor.shape)}"
+
+
+def _matches(table: Table, parameters: Iterable[str]) -> list[Match]:
+    """Every row that fills parameters, once per set of numbers. A table fills each parameter exactly once."""
+    parameters = list(parameters)
+    matches = []
+    for line in table:
+        if isinstance(line.op, Operation):
+            numbers = [bound for name in parameters if (bound := _bind(line.here[0], name)) is not None]
+            matches += [Match(_fill(line.there, bound), _fill(line.here, bound), line.op) for bound in numbers]
+    filled = sorted(name for match in matches for name in match.here)
+    assert filled == sorted(parameters), f"rows for {some(set(filled) ^ set(parameters))}, or two for one parameter"
+    return matches
+
+
+def _fill(patterns: tuple[str, ...], numbers: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(pattern.format(**numbers) for pattern in patterns)
+
+
+def _bind(pattern: str, name: str) -> dict[str, str] | None:
+    """What stands for the placeholders of a pattern in a name, None where they do not agree."""
+    match = _compiled(pattern).fullmatch(name)
+    return match.groupdict() if match else None
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", pattern)  # texts and placeholders in turn
+    parts[::2] = map(re.escape, parts[::2])
+    parts[1::2] = [f"(?P<{name}>{'.+' if name == 'any' else '0|[1-9][0-9]*'})" for name in parts[1::2]]
+    return re.compile("".join(parts))
