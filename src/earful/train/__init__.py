@@ -1,0 +1,1 @@
+"""Training: word-timed speech to packed examples, and the loop that learns from them."""
