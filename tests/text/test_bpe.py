@@ -14,7 +14,7 @@ from earful.text.tekken import Tekken
 BUILTIN = files("earful") / "builtin" / "tekken.json"
 
 # Few letters make many overlapping pairs (aaa, abab), which is where two ways of merging could part.
-LETTERS = "aab é"
+LETTERS = "aab éí"
 
 
 def random_lines(seed: int, lines: int = 60) -> list[str]:

@@ -1,0 +1,58 @@
+"""The conditions of every test: one thread, no hub, no network."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Read when torch and the hub client are first imported, which is after this.
+    home = tempfile.TemporaryDirectory(prefix="earful-tests-")
+    config.add_cleanup(home.cleanup)
+    os.environ |= {"HF_HOME": home.name, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: a second thread costs more than it brings
+    # CI tries the same examples each time; people's runs look for new ones. A slow machine is not a failure.
+    settings.register_profile("earful", deadline=None, derandomize="CI" in os.environ)
+    settings.load_profile("earful")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    wanted = [item for item in items if item.get_closest_marker("gpu")]
+    if not wanted:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in wanted:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Fails the test that looks up or connects to anything but this machine."""
+    connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
+
+    def only_here(host: object) -> None:
+        if (host.decode() if isinstance(host, bytes) else host) not in LOOPBACK:
+            pytest.fail(f"expected no network in tests, got a connection to {host}")
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        if self.family != getattr(socket, "AF_UNIX", None):
+            only_here(address[0])
+        connect(self, address)
+
+    def guarded_getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+        only_here(host)
+        return getaddrinfo(host, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+        yield
