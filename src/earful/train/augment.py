@@ -156,7 +156,7 @@ def mu_law(samples: Samples) -> Samples:
 
 def fast_length(count: int) -> int:
     """The next even length of the form 2^a 3^b 5^c, for which Fourier transforms are fast."""
-    odd = [3**b * 5**c for b in range(10) for c in range(7)]
+    odd: list[int] = [3**b * 5**c for b in range(10) for c in range(7)]
     return min(n << max(1, ((count - 1) // n).bit_length()) for n in odd)
 
 

@@ -130,7 +130,7 @@ class Corpus:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
+        folder = self.folder = Path(folder)
         index = _read_index(folder)
         if not index["parts"]:
             raise ValueError(f"expected a cache of audio in {folder}, got nothing there: build it first")
@@ -147,6 +147,9 @@ class Corpus:
                     self.utterances.append(utterance)
                     self._spans.append((number, first, end))
                     first = end
+
+    def __reduce__(self) -> tuple[type[Corpus], tuple[Path]]:
+        return Corpus, (self.folder,)  # opened again in another process; a mapping would be sent as a copy of the audio
 
     def __len__(self) -> int:
         return len(self.utterances)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +84,8 @@ class Packer:
         if corpus.rate_hz != config.audio.rate_hz:
             raise ValueError(f"expected a corpus at {config.audio.rate_hz} Hz, got one at {corpus.rate_hz} Hz")
         self.corpus, self.config, self.total_slots, self.latency = corpus, config, total_slots, latency
-        self.pieces = lru_cache(maxsize=None)(lambda word: tuple(encode(" " + word)))
+        self._encode = encode
+        self._pieces: dict[str, list[int]] = {}
         self._sources = [np.array(sources[source]) for source in shares]
         self._shares = np.array(list(shares.values())) / sum(shares.values())
         self._delays, self._delay_shares = list(delays), np.array(list(delays.values())) / sum(delays.values())
@@ -120,7 +120,7 @@ class Packer:
         room_s = self.seconds - delay * self.config.slot_s
         if kind < NOTHING + ALONE:
             return self._fill(rng, rng.uniform(0, max(0.5, room_s - 6)), room_s, 1)
-        return self._fill(rng, rng.uniform(0, 0.8), room_s, len(self.corpus))
+        return self._fill(rng, rng.uniform(0, 0.8), room_s, self.total_slots)
 
     def _fill(self, rng: np.random.Generator, at_s: float, room_s: float, most: int) -> list[Place]:
         places: list[Place] = []
@@ -145,12 +145,17 @@ class Packer:
 
     def _sequence(self, places: Sequence[Place], delay: int) -> list[int]:
         words = [
-            (place.moved(end_s), self.pieces(word))
+            (place.moved(end_s), self._written_as(word))
             for place in places
             for word, _, end_s in self._utterance(place).words
         ]
         config = self.config
         return written(words, config.audio.left_slots, delay, config.slot_s, config.ids)
+
+    def _written_as(self, word: str) -> list[int]:
+        if word not in self._pieces:
+            self._pieces[word] = self._encode(" " + word)
+        return self._pieces[word]
 
     def _utterance(self, place: Place) -> Utterance:
         return self.corpus.utterances[place.number]
