@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from earful.errors import EarfulError as EarfulError
     from earful.errors import EngineFull as EngineFull
     from earful.errors import StreamClosed as StreamClosed
+    from earful.events import Audio as Audio
+    from earful.events import Pause as Pause
+    from earful.events import Text as Text
+    from earful.events import Word as Word
     from earful.hf import AutoProcessor as AutoProcessor
     from earful.hf import BatchFeature as BatchFeature
     from earful.hf import TextIteratorStreamer as TextIteratorStreamer
@@ -23,10 +27,6 @@ if TYPE_CHECKING:
     from earful.hf import VoxtralRealtimeForConditionalGeneration as VoxtralRealtimeForConditionalGeneration
     from earful.hf import VoxtralRealtimeProcessor as VoxtralRealtimeProcessor
     from earful.hf import VoxtralRealtimeTextConfig as VoxtralRealtimeTextConfig
-    from earful.stream.events import Audio as Audio
-    from earful.stream.events import Pause as Pause
-    from earful.stream.events import Text as Text
-    from earful.stream.events import Word as Word
     from earful.stream.session import Session as Session
     from earful.stream.transcript import Segment as Segment
     from earful.stream.transcript import Transcript as Transcript
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _NAMES_OF = {
     "earful.api": ("load", "SpeechModel"),
     "earful.errors": ("EarfulError", "CheckpointError", "AudioError", "StreamClosed", "EngineFull"),
-    "earful.stream.events": ("Text", "Word", "Pause", "Audio"),
+    "earful.events": ("Text", "Word", "Pause", "Audio"),
     "earful.stream.session": ("Session",),
     "earful.stream.transcript": ("Transcript", "Segment"),
     "earful.hf": (
