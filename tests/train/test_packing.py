@@ -112,7 +112,8 @@ def test_prompts_delays_and_labels(corpus):
 def test_what_is_written_is_what_is_heard_a_delay_earlier(corpus, clean):
     """The k-th word mark comes with the k-th burst of sound, after its end and the delay."""
     corpus.utterances = corpus.utterances[:2]  # one word, one burst
-    packer, compared = pack(corpus), 0
+    packer = Packer(corpus, CONFIG, lambda word: [100 + len(word)], SLOTS, DELAYS)  # type: ignore[arg-type]
+    compared = 0  # words of one piece are never late because of others
     for index in range(40):
         example = packer.example(1, index)
         loud = np.abs(example.samples).reshape(-1, 80).max(axis=1) > 0.02
@@ -123,7 +124,6 @@ def test_what_is_written_is_what_is_heard_a_delay_earlier(corpus, clean):
             late_s = (mark - 2 - example.delay_slots) * 0.08 - end_s
             assert -0.01 <= late_s <= 0.08 + 0.01
             compared += 1
-        assert set(text(example.tokens).split()) <= {"a", "bc"}
     assert compared > 60
 
 
