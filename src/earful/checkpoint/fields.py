@@ -91,4 +91,5 @@ def read_json(path: Path, most_bytes: int = MAX_JSON_BYTES) -> Any:
 
 def shown(value: object) -> str:
     """A value as it may stand in a message: one line, cut where it is long."""
-    return reprlib.repr(value)
+    text = reprlib.repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -142,8 +142,8 @@ def read_header(path: Path) -> dict[str, Entry]:
     end = data
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].nbytes)):
         if entry.start != end:
-            what = "gap" if entry.start > end else "overlap"
-            raise CheckpointError(f"{path}: expected tensor {shown(name)} at byte {end}, got {entry.start}, a {what}")
+            what = "a gap" if entry.start > end else "an overlap"
+            raise CheckpointError(f"{path}: expected tensor {shown(name)} at byte {end}, got {entry.start}, {what}")
         end += entry.nbytes
     if end != size:
         raise CheckpointError(f"{path}: expected {end} bytes for {len(entries)} tensors, got {size}")
@@ -323,9 +323,9 @@ def fetch(source: str | Path, revision: str | None = None) -> Path:
     cached copy is used. Raises `CheckpointError` that says what is needed.
     """
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if source and folder.is_dir():
         return folder
-    if folder.exists():
+    if source and folder.exists():
         raise CheckpointError(f"{source}: expected a checkpoint folder, got a file")
     if not isinstance(source, str) or not HUB_ID.fullmatch(source):
         raise CheckpointError(f"{source}: expected a checkpoint folder or a hub id like org/name, got no such folder")
