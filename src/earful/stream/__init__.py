@@ -1,0 +1,1 @@
+"""Live sessions: many streams in one batch, and what is read from them."""

@@ -1,0 +1,107 @@
+"""Trains a Voxtral Realtime model on word-timed speech, from nothing or from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from earful.audio.mel import log_mel
+from earful.models.voxtral.config import VoxtralConfig
+from earful.models.voxtral.model import VoxtralRealtime
+from earful.train.loop import Batch, Schedule, Trainer
+from earful.train.objectives import VoxtralObjective
+from earful.train.packing import Example, Packer
+from earful.train.targets import LABELS
+
+EMBED_STD = 0.05
+
+
+def initialise(model: VoxtralRealtime, seed: int) -> None:
+    """Random weights to train from: blocks and delay gains begin as identities, embeddings small since they are the head."""
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv1d)):
+            module.reset_parameters()
+    nn.init.normal_(model.decoder.embed.weight, std=EMBED_STD)
+    for block in (*model.encoder.layers, *model.decoder.layers):
+        nn.init.zeros_(block.attn.o.weight)  # type: ignore[union-attr, arg-type]
+        nn.init.zeros_(block.mlp.down.weight)  # type: ignore[union-attr, arg-type]
+    for block in model.decoder.layers:
+        nn.init.zeros_(block.ada.up.weight)  # type: ignore[union-attr, arg-type]
+
+
+def features(config: VoxtralConfig, example: Example) -> dict[str, Tensor]:
+    """An example as the tensors that the objective takes, without the batch dimension."""
+    a = config.audio
+    before, after = a.window // 2, max(0, a.window - a.hop - a.window // 2)
+    whole = np.pad(example.samples, (a.left_slots * config.slot_samples + before, after))
+    mel = log_mel(torch.from_numpy(whole)[None], a.rate_hz, a.hop, a.window, a.bins, a.log_max, center=False)[0]
+    return {
+        "mel": mel,
+        "tokens": torch.from_numpy(example.tokens),
+        "labels": torch.from_numpy(example.labels),
+        "delay": torch.tensor(example.delay_slots),
+        "phonemes": torch.from_numpy(example.phonemes),
+    }
+
+
+class Examples(Dataset[dict[str, Tensor]]):
+    """The examples `first`, `first + 1`, ... of the stream `seed`."""
+
+    def __init__(self, packer: Packer, seed: int, first: int, count: int) -> None:
+        self.packer, self.seed, self.first, self.count = packer, seed, first, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return features(self.packer.config, self.packer.example(self.seed, self.first + index))
+
+
+def batches(
+    packer: Packer, size: int, seed: int, step: int, steps: int, phoneme_weight: Callable[[int], float], workers: int = 1
+) -> Iterator[Batch]:
+    """The batches of steps `step` to `steps`, the same ones whether or not a run was interrupted."""
+    examples = Examples(packer, seed, step * size, (steps - step) * size)
+    loader = DataLoader(examples, batch_size=size, num_workers=workers, prefetch_factor=4 if workers else None)
+    for number, batch in enumerate(loader, step):
+        yield {**batch, "phoneme_weight": phoneme_weight(number)}
+
+
+def train(
+    model: VoxtralRealtime,
+    packer: Packer,
+    schedule: Schedule,
+    folder: str | Path,
+    *,
+    batch: int,
+    seed: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str = "cpu",
+    workers: int = 1,
+    phonemes_until: float = 0.6,
+    report: Callable[[dict[str, float]], None] = lambda _: None,
+) -> Trainer:
+    """Train `model` in place, going on from what `folder` holds. The phoneme loss fades out over `phonemes_until` of the run."""
+    objective = VoxtralObjective(model, LABELS).to(device)
+    trainer = Trainer(objective, schedule, folder, dtype)
+    trainer.resume()
+
+    def phoneme_weight(step: int) -> float:
+        return max(0.1, 1 - step / (schedule.steps * phonemes_until))
+
+    source = batches(packer, batch, seed, trainer.step, schedule.steps, phoneme_weight, workers)
+    moved = ({k: _moved(v, device, dtype) for k, v in b.items()} for b in source)
+    trainer.run(moved, report)
+    return trainer
+
+
+def _moved(value: Tensor | float, device: str, dtype: torch.dtype) -> Tensor | float:
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(device, dtype if value.is_floating_point() else None)
