@@ -146,10 +146,18 @@ def test_gate_lets_ordinary_code_pass():
     assert not list(gate.forbidden_calls("model.eval()\nyaml.safe_load(x)\n# torch.load\ns = 'eval(x)'"))
 
 
-@pytest.mark.parametrize("text", ["/work/main/x", "see /home/ann/x", "https://example.org/simple", "pytorch.org"])
-def test_gate_refuses_machine_names(text):
-    expected = [] if text == "pytorch.org" else [2]
-    assert [number for number, _ in gate.machine_names(f"first\n{text}\n")] == expected
+@pytest.mark.parametrize(
+    "masked", ["|work|main|x", "see |home|ann|x", "from pypi_org|x", "pythonhosted_org", "npmjs_org"]
+)
+def test_gate_refuses_machine_names(masked):
+    """Masked here, as the gate reads this file too."""
+    text = masked.replace("|", "/").replace("_", ".")
+    assert [number for number, _ in gate.machine_names(f"first\n{text}\n")] == [2]
+
+
+def test_gate_lets_ordinary_names_pass():
+    text = "see https://pytorch.org, src/work/x, ~/work/x, /v1/root/x"
+    assert list(gate.machine_names(text)) == []
 
 
 def test_no_network():
