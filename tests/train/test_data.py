@@ -100,13 +100,15 @@ def test_the_cache_grows_without_touching_what_is_there(tmp_path):
     build_cache([first], tmp_path / "cache", processes=1)
     before = (tmp_path / "cache" / "part-00000.npy").stat().st_mtime_ns
     second = tmp_path / "all.jsonl"  # another manifest that names the first file again
-    second.write_text(first.read_text() + write_corpus(tmp_path, "b", seed=2).read_text(), encoding="utf-8")
+    others = [write_corpus(tmp_path, name, seed).read_text() for name, seed in (("b", 2), ("c", 3))]
+    second.write_text(first.read_text() + "".join(others), encoding="utf-8")
     (tmp_path / "a.wav").unlink()  # so it cannot be decoded a second time
     corpus = build_cache([second], tmp_path / "cache", processes=2)
-    assert len(corpus) == 4
+    assert len(corpus) == 6
     assert (tmp_path / "cache" / "part-00000.npy").stat().st_mtime_ns == before
     np.testing.assert_allclose(corpus.samples(3), expected_audio(2, 1), atol=2 / 32768)
-    assert len(build_cache([second], tmp_path / "cache")) == 4
+    np.testing.assert_allclose(corpus.samples(4), expected_audio(3, 0), atol=2 / 32768)
+    assert len(build_cache([second], tmp_path / "cache")) == 6
 
 
 def test_a_build_that_was_interrupted_is_done_again(tmp_path):

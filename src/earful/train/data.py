@@ -15,16 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-try:
-    from earful.audio.io import read_audio
-except ImportError:  # TEMPORARY until audio.io exists
-    import soundfile
-
-    def read_audio(path, rate_hz):
-        x, r = soundfile.read(path, dtype="float32")
-        assert r == rate_hz
-        return x
-
+from earful.audio.io import read_audio
 
 INDEX = "index.json"
 
