@@ -12,7 +12,7 @@ export TORCH_INDEX PYTHON
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/core.stamp  ## transcribe a bundled recording of a person, with the time of each word
 	$(VENV)/bin/earful transcribe --format tsv src/earful/builtin/demo.flac

@@ -40,11 +40,11 @@ install_torch() {
     pip install torch
 }
 
-if ! "$venv/bin/python" -c '' 2>/dev/null; then
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     python=$(find_python)
     echo "making $venv with $("$python" --version)" >&2
     "$python" -m venv --clear "$venv"
 fi
-"$venv/bin/python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' || install_torch
+pip show torch >/dev/null 2>&1 || install_torch
 echo "installing earful and what it needs" >&2
 pip install --editable "$package"
