@@ -63,6 +63,7 @@ class Engine:
         """What one more session costs in device memory."""
         return nbytes(self.state) // len(self.lanes)
 
+    @torch.inference_mode()
     def open(self, **options: Any) -> Lane:
         """Take a free slot for a new session. Raises EngineFull when there is none."""
         if None not in self.lanes:
@@ -75,6 +76,7 @@ class Engine:
         self.lanes[slot] = lane
         return lane
 
+    @torch.inference_mode()
     def close(self, lane: Lane) -> None:
         """Give the slot back; nothing of its stream stays behind."""
         if self.lanes[lane.slot] is lane:
@@ -118,6 +120,7 @@ class Engine:
                     lane.events += family.finish(lane.memo)
         return True
 
+    @torch.inference_mode()
     def preview(self, lane: Lane) -> list[Event]:
         """What would come if the stream ended here; the stream itself does not notice."""
         family = self.family
