@@ -1,0 +1,141 @@
+"""A training run from manifests to a checkpoint folder, with its curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from earful import registry
+from earful.checkpoint.files import fetch
+from earful.errors import CheckpointError
+from earful.models.voxtral.config import PRESETS, VoxtralConfig
+from earful.models.voxtral.config_files import CONV_STRIDE, LOG_MAX, checked, front_end, special_ids
+from earful.models.voxtral.model import VoxtralRealtime
+from earful.text.tekken import Tekken
+from earful.train.data import build_cache
+from earful.train.loop import Schedule, Trainer
+from earful.train.packing import Packer
+from earful.train.voxtral import initialise, train
+
+DELAYS = {delay: 1.0 for delay in range(1, 31)}  # in slots: 80 ms to 2.4 s, as the published model was trained
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to train, on what, and how long.
+
+    start: a checkpoint folder or hub id to fine-tune, or the name of a preset to train from nothing with `tokenizer`.
+    shares: how much is drawn from each manifest's folder, by its name; as many utterances as each has if empty.
+    delays: slots -> share. seconds: of audio in an example; batch: examples in a step.
+    """
+
+    start: str
+    manifests: Sequence[Path]
+    folder: Path
+    steps: int
+    tokenizer: Path | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    delays: Mapping[int, float] = field(default_factory=lambda: DELAYS)
+    batch: int = 16
+    seconds: float = 12.0
+    matrix_rate: float = Schedule.matrix_rate
+    other_rate: float = Schedule.other_rate
+    phoneme_latency: int = 3
+    seed: int = 0
+    device: str = "cpu"
+    dtype: torch.dtype = torch.bfloat16
+    workers: int = 1
+
+
+def train_run(run: Run, report: Callable[[dict[str, float]], None] = lambda _: None) -> Path:
+    """Train, going on from what the run's folder holds, and write FOLDER/model. Returns that folder.
+
+    Raises CheckpointError for a start that cannot be used and ValueError for manifests that cannot be read.
+    """
+    model, tokenizer = starting_model(run)
+    corpus = build_cache(run.manifests, run.folder / "audio", model.config.audio.rate_hz)
+    slots = model.config.audio.left_slots + round(run.seconds / model.config.slot_s)
+    encode = Tekken.from_file(tokenizer).encode
+    packer = Packer(corpus, model.config, encode, slots, run.delays, run.phoneme_latency, run.shares or None)
+    schedule = Schedule(run.steps, matrix_rate=run.matrix_rate, other_rate=run.other_rate)
+    trainer = train(
+        model,
+        packer,
+        schedule,
+        run.folder,
+        batch=run.batch,
+        seed=run.seed,
+        dtype=run.dtype,
+        device=run.device,
+        workers=run.workers,
+        report=report,
+    )
+    export(model, trainer, tokenizer, run.folder / "model")
+    return run.folder / "model"
+
+
+def starting_model(run: Run) -> tuple[VoxtralRealtime, Path]:
+    """The network to train, in float32, and its tokenizer's file."""
+    if run.start in PRESETS:
+        if run.tokenizer is None:
+            raise CheckpointError(f"expected a tokenizer file to train {run.start} from nothing with, got none")
+        tekken = Tekken.from_file(run.tokenizer)
+        model = VoxtralRealtime(preset(run.start, tekken))
+        initialise(model, run.seed)
+        return model, run.tokenizer
+    loaded, tokenizer = registry.load_model(fetch(run.start), dtype=torch.float32)
+    if not isinstance(loaded, VoxtralRealtime):
+        raise CheckpointError(f"{run.start}: expected a Voxtral Realtime model, got {type(loaded).__name__}")
+    return loaded.train(), tokenizer
+
+
+def preset(name: str, tekken: Tekken) -> VoxtralConfig:
+    """A named network with the front end and the vocabulary of a tokenizer file."""
+    audio, mels_per_slot = front_end(tekken, LOG_MAX)
+    encoder, decoder = PRESETS[name]
+    ids = special_ids(tekken, filler=tekken.special_tokens.get("<pad>"))
+    config = VoxtralConfig(
+        encoder, replace(decoder, vocab=tekken.vocab), audio, ids, mels_per_slot, mels_per_slot // CONV_STRIDE
+    )
+    return checked(config, name, tekken)
+
+
+def export(model: VoxtralRealtime, trainer: Trainer, tokenizer: Path, folder: Path) -> None:
+    """Write the model with the trainer's weights as a checkpoint folder in Mistral's layout, in bfloat16."""
+    weights = {name.removeprefix("model."): w for name, w in trainer.masters.items() if name.startswith("model.")}
+    model.float().load_state_dict(weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    registry.save_model(model.bfloat16(), folder, "mistral", tokenizer)
+
+
+def draw_curves(folder: Path, path: Path) -> None:
+    """A picture of a run: the text loss, the phoneme accuracy, and the WER where FOLDER/wer.jsonl has it."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    rows = _rows(folder / "log.jsonl")
+    scores = _rows(folder / "wer.jsonl") if (folder / "wer.jsonl").exists() else []
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    steps = [row["step"] for row in rows]
+    left.plot(steps, [row["text"] for row in rows], label="text loss (nats per token)")
+    left.plot(steps, [row["phoneme_accuracy"] for row in rows], label="phoneme accuracy (share of frames)")
+    left.set(xlabel="step", ylim=(0, 3))
+    left.legend()
+    for kind in sorted({kind for row in scores for kind in row if kind != "step"}):
+        right.plot([r["step"] for r in scores if kind in r], [r[kind] for r in scores if kind in r], "o-", label=kind)
+    right.set(xlabel="step", ylabel="word error rate (%)", ylim=(0, 110))
+    if scores:
+        right.legend()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _rows(path: Path) -> list[dict[str, float]]:
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
