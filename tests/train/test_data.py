@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from earful.audio.io import write_wav
 
+from earful.audio.io import write_wav
 from earful.errors import AudioError
 from earful.train.data import Corpus, build_cache, read_manifest
 
