@@ -31,13 +31,15 @@ def change_speed(samples: Samples, factor: float) -> Samples:
     return b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
 
 
-def degrade(rng: Generator, samples: Samples, rate_hz: int, babble: Callable[[], Samples]) -> Samples:
+def degrade(
+    rng: Generator, samples: Samples, rate_hz: int, babble: Callable[[], Samples], clean: float = CLEAN
+) -> Samples:
     """One example as another microphone in another place would have heard it, with nothing moved in time.
 
-    samples: float32 [N] -> [N], within -1..1.
+    samples: float32 [N] -> [N], within -1..1. clean: the share of examples that only get another loudness.
     `babble` gives other voices, [N] at any loudness; it is called only where they are wanted.
     """
-    if rng.random() >= CLEAN:
+    if rng.random() >= clean:
         level = speech_level(samples, rate_hz)
         if rng.random() < BABBLE:
             voices = babble()

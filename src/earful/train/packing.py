@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from earful.models.voxtral.config import VoxtralConfig
-from earful.train.augment import change_speed, degrade
+from earful.train.augment import CLEAN, change_speed, degrade
 from earful.train.data import Corpus, Utterance
 from earful.train.targets import phoneme_labels, phoneme_spans, targets, written
 
@@ -57,7 +57,8 @@ class Packer:
 
     encode: text to token ids, without bos or eos; total_slots: T; delays: delay in slots -> its share;
     latency: encoder frames by which phoneme labels are late; shares: manifest folder -> share of the utterances
-    drawn from it, by default as many as it has. Raises ValueError for shares of other folders than the corpus has, too
+    drawn from it, by default as many as it has; clean: share of
+    the examples that are not degraded. Raises ValueError for shares of other folders than the corpus has, too
     few slots, or audio at another rate than the model's.
     """
 
@@ -70,6 +71,7 @@ class Packer:
         delays: Mapping[int, float],
         latency: int = 1,
         shares: Mapping[str, float] | None = None,
+        clean: float = CLEAN,
     ) -> None:
         sources: dict[str, list[int]] = {}
         for number, utterance in enumerate(corpus.utterances):
@@ -84,6 +86,7 @@ class Packer:
         if corpus.rate_hz != config.audio.rate_hz:
             raise ValueError(f"expected a corpus at {config.audio.rate_hz} Hz, got one at {corpus.rate_hz} Hz")
         self.corpus, self.config, self.total_slots, self.latency = corpus, config, total_slots, latency
+        self.clean = clean
         self._encode = encode
         self._pieces: dict[str, list[int]] = {}
         self._sources = [np.array(sources[source]) for source in shares]
@@ -106,7 +109,7 @@ class Packer:
             sequence = self._sequence(places, delay)
         left = self.config.audio.left_slots
         tokens, labels = targets(sequence, self.total_slots, left, delay, self.config.ids.blank)
-        samples = degrade(rng, self._mix(rng, places), self.corpus.rate_hz, lambda: self._babble(rng))
+        samples = degrade(rng, self._mix(rng, places), self.corpus.rate_hz, lambda: self._babble(rng), self.clean)
         return Example(samples, tokens, labels, delay, self._phonemes(places))
 
     def _draw(self, rng: np.random.Generator) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -223,3 +224,9 @@ class VoxtralStream:
         start_s = max(memo.last_end_s, end_s - self.config.slot_s - LETTER_S * len(text))
         memo.last_end_s = end_s
         return [Word(text, start_s, end_s)]
+
+
+def streams(model: VoxtralRealtime, tokenizer: Path) -> tuple[VoxtralStream, VoxtralStream]:
+    """The family for whole files, which ends at the end-of-text id, and for live audio, which hears on."""
+    tekken = Tekken.from_file(tokenizer)
+    return VoxtralStream(model, tekken, Policy(stop_at_end=True)), VoxtralStream(model, tekken)
