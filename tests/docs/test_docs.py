@@ -25,7 +25,7 @@ PAGES = sorted({*DOCUMENTS, *ROOT.glob("*.md"), *ROOT.glob("tests/**/*.md")})
 MODELS = {"mistralai/Voxtral-Mini-4B-Realtime-2602": ("voxtral", "hf")}
 # clips in the reader's folder, by what is written of them
 RECORDINGS = {"talk.mp4": "0880", "a.wav": "0930", "b.flac": "0880"}
-SHOWN_ONLY = {"text", "json", "toml"}  # languages that nobody runs
+SHOWN_ONLY = {"", "text", "json", "toml"}  # diagrams and files
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,12 @@ def run_block(block: Block, document: Path, namespace: dict[str, object]) -> Non
     assert done.returncode == 0, f"{name_of(document)}:{block.line}: {script}\n{done.stdout}{done.stderr}"
 
 
+def is_recipe(document: Path) -> bool:
+    return ROOT / "recipes" in document.parents
+
+
 def is_run(block: Block, document: Path) -> bool:
-    if name_of(document).startswith("recipes/"):
+    if is_recipe(document):
         return block.comment == "run"
     return block.language not in SHOWN_ONLY and not block.skipped
 
@@ -139,12 +143,13 @@ def test_blocks_run(document, desk):
             run_block(block, document, namespace)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+@pytest.mark.parametrize("document", [page for page in DOCUMENTS if not is_recipe(page)], ids=name_of)
 def test_blocks_run_or_say_why_not(document):
     for block in blocks(document.read_text("utf-8")):
         where = f"{name_of(document)}:{block.line}"
         assert block.language in {"python", "console"} | SHOWN_ONLY, f"{where}: expected python, console or text"
         assert not block.comment.startswith("no-run") or block.skipped, f"{where}: expected a reason not to run it"
+        assert block.language not in SHOWN_ONLY or not commands(block.code), f"{where}: expected console, for commands"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
