@@ -20,6 +20,7 @@ LEAD_S, TRAIL_S = (0.08, 0.5), (0.15, 0.6)  # how much of an utterance's own sil
 GAPS_S = (((0.0, 0.4), 0.5), ((0.4, 1.5), 0.4), ((1.5, 4.0), 0.1))  # between utterances: range, share
 TRIES = 8  # to find an utterance that still fits
 VOICES = 4  # in babble
+EARLY_SLOTS = 2  # enough to have heard a word's end
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Example:
     labels: npt.NDArray[np.int64]  # [T], -100 where nothing is to be learned
     delay_slots: int
     phonemes: npt.NDArray[np.int64]  # [T * encoder frames to a slot], -100 where unknown
+    early: npt.NDArray[np.int64]  # [T], the labels of a delay of EARLY_SLOTS, for what the encoder alone can tell
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,11 @@ class Packer:
             sequence = self._sequence(places, delay)
         left = self.config.audio.left_slots
         tokens, labels = targets(sequence, self.total_slots, left, delay, self.config.ids.blank)
+        _, early = targets(
+            self._sequence(places, EARLY_SLOTS), self.total_slots, left, EARLY_SLOTS, self.config.ids.blank
+        )
         samples = degrade(rng, self._mix(rng, places), self.corpus.rate_hz, lambda: self._babble(rng), self.clean)
-        return Example(samples, tokens, labels, delay, self._phonemes(places))
+        return Example(samples, tokens, labels, delay, self._phonemes(places), early)
 
     def _draw(self, rng: np.random.Generator) -> int:
         source = self._sources[rng.choice(len(self._sources), p=self._shares)]

@@ -47,6 +47,7 @@ def features(config: VoxtralConfig, example: Example) -> dict[str, Tensor]:
         "labels": torch.from_numpy(example.labels),
         "delay": torch.tensor(example.delay_slots),
         "phonemes": torch.from_numpy(example.phonemes),
+        "early": torch.from_numpy(example.early),
     }
 
 
@@ -64,13 +65,19 @@ class Examples(Dataset[dict[str, Tensor]]):
 
 
 def batches(
-    packer: Packer, size: int, seed: int, step: int, steps: int, phoneme_weight: Callable[[int], float], workers: int = 1
+    packer: Packer,
+    size: int,
+    seed: int,
+    step: int,
+    steps: int,
+    auxiliary_weight: Callable[[int], float],
+    workers: int = 1,
 ) -> Iterator[Batch]:
     """The batches of steps `step` to `steps`, the same ones whether or not a run was interrupted."""
     examples = Examples(packer, seed, step * size, (steps - step) * size)
     loader = DataLoader(examples, batch_size=size, num_workers=workers, prefetch_factor=4 if workers else None)
     for number, batch in enumerate(loader, step):
-        yield {**batch, "phoneme_weight": phoneme_weight(number)}
+        yield {**batch, "auxiliary_weight": auxiliary_weight(number)}
 
 
 def train(
@@ -84,18 +91,18 @@ def train(
     dtype: torch.dtype = torch.bfloat16,
     device: str = "cpu",
     workers: int = 1,
-    phonemes_until: float = 0.6,
+    auxiliary_until: float = 0.6,
     report: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> Trainer:
-    """Train `model` in place, going on from what `folder` holds. The phoneme loss fades out over `phonemes_until` of the run."""
+    """Train `model` in place, going on from what `folder` holds. The auxiliary losses fade over `auxiliary_until` of the run."""
     objective = VoxtralObjective(model, LABELS).to(device)
     trainer = Trainer(objective, schedule, folder, dtype)
     trainer.resume()
 
-    def phoneme_weight(step: int) -> float:
-        return max(0.1, 1 - step / (schedule.steps * phonemes_until))
+    def auxiliary_weight(step: int) -> float:
+        return max(0.1, 1 - step / (schedule.steps * auxiliary_until))
 
-    source = batches(packer, batch, seed, trainer.step, schedule.steps, phoneme_weight, workers)
+    source = batches(packer, batch, seed, trainer.step, schedule.steps, auxiliary_weight, workers)
     moved = ({k: _moved(v, device, dtype) for k, v in b.items()} for b in source)
     trainer.run(moved, report)
     return trainer

@@ -1,0 +1,121 @@
+"""The loop: it learns, it resumes to the bit, and it keeps what it has."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from earful.errors import CheckpointError
+from earful.train.loop import Batch, Schedule, Trainer
+
+
+class Regression(nn.Module):
+    """Learns y = x @ target; one matrix for Muon, a bias and an embedding for AdamW."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Linear(6, 5)
+        self.embed = nn.Embedding(3, 5)
+
+    def forward(self, x: Tensor, y: Tensor, kind: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        error = (self.matrix(x) + self.embed(kind) - y).float().square().mean()
+        return error, {"error": error.detach()}
+
+
+def examples(start: int = 0) -> Iterator[Batch]:
+    target = torch.randn(6, 5, generator=torch.Generator().manual_seed(7))
+    for number in itertools.count(start):
+        generator = torch.Generator().manual_seed(number)
+        x = torch.randn(32, 6, generator=generator)
+        yield {"x": x, "y": x @ target, "kind": torch.randint(0, 3, (32,), generator=generator)}
+
+
+def trainer(folder: Path, schedule: Schedule, dtype: torch.dtype = torch.float32) -> Trainer:
+    torch.manual_seed(0)
+    return Trainer(Regression(), schedule, folder, dtype)
+
+
+def in_dtype(batches: Iterator[Batch], dtype: torch.dtype) -> Iterator[Batch]:
+    return ({k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()} for batch in batches)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_learns(tmp_path: Path, dtype: torch.dtype) -> None:
+    one = trainer(
+        tmp_path, Schedule(200, matrix_rate=0.1, other_rate=0.05, weight_decay=0, warmup=5, log_every=1), dtype
+    )
+    one.run(in_dtype(examples(), dtype))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 201))
+    assert rows[-1]["loss"] < 0.05 * rows[0]["loss"]
+
+
+@pytest.mark.parametrize("stop", [1, 7, 12])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: int) -> None:
+    schedule = Schedule(20, warmup=5, save_every=stop)
+    whole = trainer(tmp_path / "whole", schedule)
+    whole.run(examples())
+
+    first = trainer(tmp_path / "parts", schedule)
+    broken = itertools.islice(examples(), stop)
+    with pytest.raises(StopIteration):
+        first.run(broken)
+    second = trainer(tmp_path / "parts", schedule)
+    assert second.resume()
+    assert second.step == stop
+    second.run(examples(stop))
+
+    for name, weight in whole.masters.items():
+        assert torch.equal(weight, second.masters[name]), name
+        assert torch.equal(weight, second.weights[name]), name
+
+
+def test_ctrl_c_saves_the_last_step(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[Batch]:
+        yield from itertools.islice(examples(), 3)
+        raise KeyboardInterrupt
+
+    one = trainer(tmp_path, Schedule(20, save_every=100))
+    with pytest.raises(KeyboardInterrupt):
+        one.run(interrupted())
+    again = trainer(tmp_path, Schedule(20))
+    assert again.resume()
+    assert again.step == 3
+    assert [f.name for f in tmp_path.glob("*.safetensors")] == ["state-3.safetensors"]
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    assert not trainer(tmp_path, Schedule(20)).resume()
+
+
+def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    one = trainer(tmp_path, Schedule(20))
+    one.save()
+    other = Trainer(nn.Sequential(nn.Linear(2, 2)), Schedule(20), tmp_path)
+    with pytest.raises(CheckpointError, match="expected the state of this model, got one with 5 other weights"):
+        other.resume()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(tmp_path: Path) -> None:
+    one = trainer(tmp_path, Schedule(20))
+    batch = next(examples())
+    batch["y"][0] = float("nan")
+    with pytest.raises(FloatingPointError, match="the loss became nan at step 0: expected a finite number"):
+        one.run(iter([batch]))
+
+
+def test_the_rate_rises_stays_and_falls_to_nothing() -> None:
+    schedule = Schedule(100, warmup=10, decay=0.4)
+    factors = [schedule.factor(step) for step in range(101)]
+    assert factors[0] == 0.1
+    assert factors[9:61] == [1.0] * 52
+    assert factors[80] == 0.5
+    assert factors[100] == 0
+    assert all(a <= b for a, b in itertools.pairwise(factors[:10]))
+    assert all(a >= b for a, b in itertools.pairwise(factors[60:]))
