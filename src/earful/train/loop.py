@@ -22,7 +22,7 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast. The learning rate rises, stays, and falls linearly to nothing over `decay` of the steps."""
+    """How long and how fast: the rate rises, stays, and falls linearly to nothing over the last `decay` of the steps."""
 
     steps: int
     matrix_rate: float = 0.02  # Muon, for the matrices inside the blocks
@@ -67,7 +67,7 @@ class Trainer:
         self.rates = [schedule.matrix_rate, schedule.other_rate]
 
     def run(self, batches: Iterator[Batch], report: Callable[[dict[str, float]], None] = lambda _: None) -> None:
-        """Train until the schedule ends; saves on the way, at the end and on Ctrl-C. `batches` must begin at `self.step`."""
+        """Train until the schedule ends; saves on the way, at the end and on Ctrl-C. `batches` begin at `self.step`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         saved = self.step
         try:
@@ -139,8 +139,9 @@ class Trainer:
         tensors = load_tensors(self.folder / f"state-{about['step']}.safetensors")
         names = {name.removeprefix("weight.") for name in tensors if name.startswith("weight.")}
         if names != set(self.masters):
+            others = len(names ^ set(self.masters))
             raise CheckpointError(
-                f"{self.folder}: expected the state of this model, got one with {len(names ^ set(self.masters))} other weights"
+                f"{self.folder}: expected the state of this model, got one with {others} other weights"
             )
         self.step = about["step"]
         with torch.no_grad():

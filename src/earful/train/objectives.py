@@ -15,8 +15,8 @@ Z_WEIGHT = 1e-4  # keeps the logits' normaliser near zero, so that the text cann
 class VoxtralObjective(nn.Module):
     """Next-token loss of Voxtral Realtime, with two auxiliary losses on the encoder while training.
 
-    One head names the sound of every encoder frame, another writes the words from the audio vectors alone, a moment after
-    they end. They teach the encoder what was said before the decoder can ask for it, and are dropped at export.
+    One head names the sound of every encoder frame, another writes the words from the audio vectors alone, a moment
+    after they end. They teach the encoder what was said before the decoder can ask for it; export drops them.
     Source of the z-loss: PaLM (Chowdhery et al. 2022).
     """
 

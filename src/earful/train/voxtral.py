@@ -22,17 +22,15 @@ EMBED_STD = 0.05
 
 
 def initialise(model: VoxtralRealtime, seed: int) -> None:
-    """Random weights to train from: blocks and delay gains begin as identities, embeddings small since they are the head."""
+    """Random weights to train from: blocks begin as identities, and the embeddings small, since they are the head."""
     torch.manual_seed(seed)
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv1d)):
             module.reset_parameters()
     nn.init.normal_(model.decoder.embed.weight, std=EMBED_STD)
-    for block in (*model.encoder.layers, *model.decoder.layers):
-        nn.init.zeros_(block.attn.o.weight)  # type: ignore[union-attr, arg-type]
-        nn.init.zeros_(block.mlp.down.weight)  # type: ignore[union-attr, arg-type]
-    for block in model.decoder.layers:
-        nn.init.zeros_(block.ada.up.weight)  # type: ignore[union-attr, arg-type]
+    for name, weight in model.named_parameters():
+        if name.endswith(("attn.o.weight", "mlp.down.weight", "ada.up.weight")):
+            nn.init.zeros_(weight)
 
 
 def features(config: VoxtralConfig, example: Example) -> dict[str, Tensor]:
@@ -94,7 +92,10 @@ def train(
     auxiliary_until: float = 0.6,
     report: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> Trainer:
-    """Train `model` in place, going on from what `folder` holds. The auxiliary losses fade over `auxiliary_until` of the run."""
+    """Train `model` in place, going on from what `folder` holds.
+
+    auxiliary_until: the share of the run over which the auxiliary losses fade.
+    """
     objective = VoxtralObjective(model, LABELS).to(device)
     trainer = Trainer(objective, schedule, folder, dtype)
     trainer.resume()
