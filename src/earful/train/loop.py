@@ -22,7 +22,7 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: the rate rises, stays, and falls linearly to nothing over the last `decay` of the steps."""
+    """How long and how fast: the rate rises, stays, and falls linearly to nothing over the last `decay` of steps."""
 
     steps: int
     matrix_rate: float = 0.02  # Muon, for the matrices inside the blocks
