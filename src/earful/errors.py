@@ -9,6 +9,9 @@
 Messages are one line and say what was expected and what came.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class EarfulError(Exception):
     """Base of every error that earful raises on purpose."""
@@ -19,7 +22,12 @@ class CheckpointError(EarfulError, ValueError):
 
 
 class AudioError(EarfulError, ValueError):
-    """Audio that cannot be decoded, or has a rate, shape or length outside the limits."""
+    """Audio that cannot be decoded, or has a rate, shape or length outside the limits.
+
+    outcomes: where several sources were to be transcribed, or one up to where it broke off, what became of each.
+    """
+
+    outcomes: Sequence[Any] = ()
 
 
 class StreamClosed(EarfulError, ValueError):

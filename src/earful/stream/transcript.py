@@ -6,6 +6,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from earful.events import Word
@@ -151,10 +152,8 @@ def _break_s(words: Sequence[Word], at: int) -> float:
 
 def _spread(text: str, duration_s: float) -> Iterator[Segment]:
     """Segments of a text without word times, each with its share of the duration."""
-    rest = text.strip()
-    if not rest:
-        return
-    seconds = duration_s / _width(rest) if _width(rest) else 0.0  # to a column
+    rest = " ".join(text.split())
+    seconds = duration_s / max(1, _width(rest))  # to a column
     most = min(SEGMENT_WIDTH, max(LEAST_WIDTH, int(SEGMENT_S / seconds))) if seconds else SEGMENT_WIDTH
     start_s = 0.0
     while rest:
@@ -167,17 +166,14 @@ def _spread(text: str, duration_s: float) -> Iterator[Segment]:
 
 def _fold(text: str, most: int) -> int:
     """Where to cut a text so that the first part is at most so many columns wide: best at a sentence, or at a space."""
-    width = 0
-    for end, character in enumerate(text):
-        width += _width(character)
-        if width > most:
-            break
-    else:
-        return len(text)
+    widths = accumulate(map(_width, text))
+    end = next((at for at, width in enumerate(widths) if width > most), len(text))
+    if end == len(text):
+        return end
     good = range(end, end // 2, -1)
     sentence = (at for at in good if text[at - 1] in SENTENCE_ENDS)
     space = (at for at in good if text[at].isspace())
-    return next(sentence, next(space, max(end, 1)))
+    return next(sentence, next(space, end))
 
 
 def _width(text: str) -> int:

@@ -1,0 +1,212 @@
+"""`load` a model; `transcribe` files or `stream` live audio with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from earful.audio.io import NO_LIMITS, Limits, open_audio
+from earful.checkpoint.files import fetch
+from earful.errors import AudioError
+from earful.events import Event, Text, Word
+from earful.registry import FAMILIES, load_model, recognise
+from earful.stream.engine import Engine, Family
+from earful.stream.session import Session
+from earful.stream.transcript import Transcript
+
+BUILTIN = Path(__file__).parent / "builtin"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+Samples = npt.NDArray[np.floating[Any]]
+Source = str | Path | BinaryIO | Samples
+OnEvents = Callable[[int, list[Event], float], None]  # number of the source, what came, seconds heard
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one source: its transcript, whole or up to where it broke off, and why it broke off."""
+
+    source: Source
+    transcript: Transcript
+    error: AudioError | None = None
+
+
+class SpeechModel:
+    """A speech model with its tokenizer: one interface for every family."""
+
+    def __init__(self, family_name: str, offline: Family, live: Family, language: str | None = None) -> None:
+        self.family = family_name
+        self.language = language
+        self._offline, self._live = offline, live
+
+    @property
+    def rate_hz(self) -> int:
+        """The rate of the audio that `stream` and arrays given to `transcribe` must have."""
+        return self._live.rate_hz
+
+    def stream(self, *, delay_s: float | None = None) -> Session:
+        """Open a live session. delay_s: how long after a word's end it is written, where the model lets one choose.
+
+        Raises ValueError for a delay that the model does not have.
+        """
+        return Session(Engine(self._live, 1), delay_s=delay_s)
+
+    def engine(self, slots: int) -> Engine:
+        """An engine for several live sessions: `Session(engine)` takes a slot of it."""
+        return Engine(self._live, slots)
+
+    @overload
+    def transcribe(  # type: ignore[overload-overlap]  # a str is a sequence of str, but is one source
+        self, source: Source, *, batch: int = ..., delay_s: float | None = ..., limits: Limits = ...
+    ) -> Transcript: ...
+    @overload
+    def transcribe(
+        self, source: Sequence[Source], *, batch: int = ..., delay_s: float | None = ..., limits: Limits = ...
+    ) -> list[Transcript]: ...
+    def transcribe(
+        self,
+        source: Source | Sequence[Source],
+        *,
+        batch: int = 1,
+        delay_s: float | None = None,
+        limits: Limits = NO_LIMITS,
+    ) -> Transcript | list[Transcript]:
+        """The text of a file, an open binary file, or mono float samples [N] at `rate_hz`; or of a list of them.
+
+        batch: how many of a list are heard at once. Raises AudioError for what cannot be read; the error's
+        `outcomes` hold everything that was transcribed, the broken source up to where it broke off.
+        """
+        many = isinstance(source, (list, tuple))
+        sources: Sequence[Source] = source if many else [source]  # type: ignore[assignment, list-item]
+        outcomes = sorted(self.outcomes(sources, batch=batch, delay_s=delay_s, limits=limits), key=lambda o: o[0])
+        errors = [outcome.error for _, outcome in outcomes if outcome.error is not None]
+        if errors:
+            errors[0].outcomes = [outcome for _, outcome in outcomes]
+            raise errors[0]
+        transcripts = [outcome.transcript for _, outcome in outcomes]
+        return transcripts if many else transcripts[0]
+
+    def outcomes(
+        self,
+        sources: Sequence[Source],
+        *,
+        batch: int = 1,
+        delay_s: float | None = None,
+        limits: Limits = NO_LIMITS,
+        on_events: OnEvents = lambda number, events, heard_s: None,
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Transcribe `batch` sources at a time; yields (number, outcome) as each is done, which may be out of order.
+
+        A source that cannot be read has its error in its outcome and does not stop the others.
+        """
+        engine = Engine(self._offline, max(1, min(batch, len(sources))))
+        waiting = iter(enumerate(sources))
+        hearing: list[_Hearing] = []
+        while True:
+            while len(hearing) < len(engine.lanes) and (following := next(waiting, None)) is not None:
+                hearing.append(_Hearing(*following, engine, self.rate_hz, limits, delay_s))
+            if not hearing:
+                return
+            for one in hearing:
+                one.top_up()
+            engine.step()
+            for one in list(hearing):
+                if new := one.collect():
+                    on_events(one.number, new, one.heard_s)
+                if one.done:
+                    hearing.remove(one)
+                    yield one.number, one.outcome(self.language)
+
+
+class _Hearing:
+    """One source on its way through an engine."""
+
+    def __init__(
+        self, number: int, source: Source, engine: Engine, rate_hz: int, limits: Limits, delay_s: float | None
+    ) -> None:
+        self.number, self.source, self.engine, self.rate_hz = number, source, engine, rate_hz
+        self.blocks = _blocks(source, rate_hz, limits)
+        self.lane = engine.open(delay_s=delay_s)
+        self.samples = 0
+        self.events: list[Event] = []
+        self.error: AudioError | None = None
+
+    @property
+    def heard_s(self) -> float:
+        return self.samples / self.rate_hz
+
+    @property
+    def done(self) -> bool:
+        return self.lane.finished and not self.lane.framer.ready
+
+    def top_up(self) -> None:
+        """Read on until enough audio waits for a full call of the model, or the source ends."""
+        while not self.lane.finished and self.lane.framer.ready < self.engine.family.chunk:
+            try:
+                block = next(self.blocks, None)
+            except AudioError as error:
+                self.error, block = error, None
+            if block is None:
+                self.engine.finish(self.lane, self.heard_s)
+                return
+            self.samples += len(block)
+            self.lane.framer.feed(block)
+
+    def collect(self) -> list[Event]:
+        new, self.lane.events = self.lane.events, []
+        self.events += new
+        if self.done:
+            self.engine.close(self.lane)
+        return new
+
+    def outcome(self, language: str | None) -> Outcome:
+        text = "".join(e.text for e in self.events if isinstance(e, Text))
+        words = [e for e in self.events if isinstance(e, Word)]
+        return Outcome(self.source, Transcript.of(text, words, language, self.heard_s), self.error)
+
+
+def _blocks(source: Source, rate_hz: int, limits: Limits) -> Iterator[Samples]:
+    if not isinstance(source, np.ndarray):
+        yield from open_audio(source, rate_hz, limits)
+        return
+    if source.ndim != 1:
+        raise AudioError(f"expected mono samples [N], got an array of shape {list(source.shape)}")
+    if not np.issubdtype(source.dtype, np.floating):
+        raise AudioError(f"expected float samples in -1..1, got {source.dtype}")
+    second = max(1, rate_hz)
+    for begin in range(0, len(source), second):
+        yield source[begin : begin + second]
+
+
+def load(source: str | Path | None = None, device: str = "cpu", dtype: str | None = None) -> SpeechModel:
+    """Load a model: the small built-in English one, a folder in any known layout, or a hub id.
+
+    dtype: one of `DTYPES`; by default float32 for the built-in model, and otherwise as the weights are stored.
+    Raises CheckpointError when the folder is incomplete, broken or of no known family, and ValueError for a device
+    that is not there.
+    """
+    if dtype is None and source is None:
+        dtype = "float32"
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"expected a dtype of {', '.join(DTYPES)}, got {dtype}")
+    there = _device(device)
+    folder = BUILTIN if source is None else fetch(source)
+    family, _ = recognise(folder)
+    model, tokenizer = load_model(folder, there, DTYPES[dtype] if dtype else None)
+    offline, live = FAMILIES[family].load_streams()(model, tokenizer)
+    return SpeechModel(family, offline, live, language="en" if source is None else None)
+
+
+def _device(name: str) -> torch.device:
+    """A device that can hold a tensor; torch has a different exception for each reason why one cannot."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(f"expected a device of this machine such as cpu or cuda, got {name} ({reason})") from None
