@@ -100,8 +100,9 @@ class Layout(Generic[Config]):
     marker: str  # the file by which it is known
     owns: Callable[[Mapping[str, Any]], bool]  # whether the marker's content is of this family
     stem: str  # of the weight files
+    tokenizer: str  # its file
     read: Callable[[Path, Weights], Config]
-    write: Callable[[Config, Path, torch.dtype], None]  # everything but weights and tokenizer
+    write: Callable[[Config, Path, torch.dtype, Path | None], None]  # all but the weights; last, a tokenizer to copy
     tables: Callable[[Config], Sequence[Table]]  # accepted namings of the tensors; the first one is written
 
 
@@ -127,9 +128,7 @@ def load(
     Nothing is read until every key of the file has a row, every parameter is filled and every shape is right, else one
     `CheckpointError` lists all that is not so. One tensor at a time is in memory beside the result.
     """
-    fits = [_Fit(table, weights, parameters) for table in tables]
-    fit = min(fits, key=lambda fit: len(fit.missing) + len(fit.unknown))
-    fit.require()
+    fit = fitting(tables, weights, parameters)
 
     def read(name: str) -> Tensor:
         tensor = weights.read(name)
@@ -152,11 +151,24 @@ def save(table: Table, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, 
         yield from zip(match.there, match.op.save([parameters[name] for name in match.here]), strict=True)
 
 
-class _Fit:
+def fitting(tables: Sequence[Table], weights: Weights, parameters: Mapping[str, Tensor]) -> Fit:
+    """How the best of some tables maps a checkpoint onto parameters; raises `CheckpointError` where it does not.
+
+    Only names and shapes are looked at, so that `weights` need no file and `parameters` no memory.
+    """
+    fits = [Fit(table, weights, parameters) for table in tables]
+    best = min(fits, key=lambda fit: len(fit.missing) + len(fit.unknown))
+    parts = {"missing": best.missing, "not of this model": best.unknown, "misshapen": best.unfit}
+    problems = [f"{len(names)} {what}: {some(names)}" for what, names in parts.items() if names]
+    if problems:
+        raise CheckpointError(f"{weights.where}: expected the tensors of this model, got {'; '.join(problems)}")
+    return best
+
+
+class Fit:
     """How a table maps a checkpoint onto parameters, and where it does not."""
 
     def __init__(self, table: Table, weights: Weights, parameters: Mapping[str, Tensor]) -> None:
-        self.where = weights.where
         self.matches = _matches(table, parameters)
         expected: dict[str, Tensor] = {}
         for match in self.matches:
@@ -183,13 +195,6 @@ class _Fit:
             for name, tensor in expected.items()
             if name in weights and not _agree(tensor, weights[name])
         ]
-
-    def require(self) -> None:
-        """Raise `CheckpointError` unless everything fits."""
-        parts = {"missing": self.missing, "not of this model": self.unknown, "misshapen": self.unfit}
-        problems = [f"{len(names)} {what}: {some(names)}" for what, names in parts.items() if names]
-        if problems:
-            raise CheckpointError(f"{self.where}: expected the tensors of this model, got {'; '.join(problems)}")
 
 
 def _agree(parameter: Tensor, entry: Entry) -> bool:

@@ -1,0 +1,123 @@
+"""Which families there are, how a checkpoint folder is recognised, and how it becomes a model and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from earful.checkpoint import table
+from earful.checkpoint.fields import read_json, shown
+from earful.checkpoint.files import MAX_SHARD_BYTES, found, has_weights, open_weights, save_weights, some
+from earful.checkpoint.table import Layout
+from earful.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a family lives. Its modules are imported when a checkpoint of it is met."""
+
+    layouts: str  # a module with LAYOUTS: name -> Layout
+    model: str  # module:class; the class is built from the config that a layout reads, and keeps it as `config`
+    streams: str  # module:function; (model, path of the tokenizer) -> what the engine needs offline, and live
+
+    def load_layouts(self) -> Mapping[str, Layout[Any]]:
+        return import_module(self.layouts).LAYOUTS  # type: ignore[no-any-return]
+
+    def build(self, config: Any) -> nn.Module:
+        """The network without memory for its weights."""
+        with torch.device("meta"):
+            return _imported(self.model)(config)  # type: ignore[no-any-return]
+
+    def load_streams(self) -> Callable[[nn.Module, Path], tuple[Any, Any]]:
+        return _imported(self.streams)  # type: ignore[no-any-return]
+
+
+def _imported(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+FAMILIES = {
+    "voxtral": Family(
+        layouts="earful.models.voxtral.layouts",
+        model="earful.models.voxtral.model:VoxtralRealtime",
+        streams="earful.models.voxtral.stream:streams",
+    ),
+}
+
+
+def recognise(folder: str | Path) -> tuple[str, str]:
+    """The family and the layout of a checkpoint folder; raises `CheckpointError` that says what was found.
+
+    A folder that holds the same model in two layouts is of the one whose weights are there, the first one if both are.
+    """
+    folder = Path(folder)
+    names = found(folder)
+    known = [(family, name, layout) for family in FAMILIES for name, layout in FAMILIES[family].load_layouts().items()]
+    documents = {layout.marker: read_json(folder / layout.marker) for *_, layout in known if layout.marker in names}
+    fitting = [
+        (not has_weights(folder, layout.stem), family, name)
+        for family, name, layout in known
+        if isinstance(document := documents.get(layout.marker), Mapping) and layout.owns(document)
+    ]
+    if fitting:
+        _, family, layout_name = min(fitting, key=lambda row: row[0])
+        return family, layout_name
+    got = f"{some(documents)} of another model" if documents else some(names, most=8)
+    for document in documents.values():
+        if isinstance(document, Mapping) and "model_type" in document:
+            got += f" (model_type {shown(document['model_type'])})"
+    markers = sorted({f"{layout.marker} ({family}, {name} layout)" for family, name, layout in known})
+    raise CheckpointError(f"{folder}: expected {' or '.join(markers)}, got {got}")
+
+
+def load_model(
+    folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> tuple[nn.Module, Path]:
+    """The network of a checkpoint folder with its weights, ready to run, and the path of its tokenizer.
+
+    dtype: of the weights; None for the widest that is stored. The peak of memory is the model and its largest tensor.
+    Raises `CheckpointError` where the folder is of no known layout, incomplete or inconsistent.
+    """
+    folder = Path(folder)
+    family, name = recognise(folder)
+    layout = FAMILIES[family].load_layouts()[name]
+    weights = open_weights(folder, layout.stem)
+    config = layout.read(folder, weights)
+    model = FAMILIES[family].build(config)
+    if dtype is None:
+        stored = {entry.dtype for entry in weights.values() if entry.dtype.is_floating_point}
+        dtype = reduce(torch.promote_types, stored)
+    tensors = table.load(layout.tables(config), weights, model.state_dict(), device, dtype)
+    model.load_state_dict(tensors, assign=True)
+    return model.eval(), folder / layout.tokenizer
+
+
+def save_model(
+    model: nn.Module,
+    folder: str | Path,
+    layout: str,
+    tokenizer: str | Path | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write a core model as a checkpoint folder in one of its family's layouts.
+
+    tokenizer: the file to copy, without which the folder cannot be loaded until someone else has put it there.
+    Raises `CheckpointError` for an unknown layout, a model that it cannot describe, and a disk that cannot hold it.
+    """
+    kind = f"{type(model).__module__}:{type(model).__qualname__}"
+    layouts = next(family for family in FAMILIES.values() if family.model == kind).load_layouts()
+    if layout not in layouts:
+        raise CheckpointError(f"expected a layout of {some(layouts)}, got {layout}")
+    chosen, config = layouts[layout], model.config
+    weights = model.state_dict()
+    dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
+    chosen.write(config, Path(folder), dtype, Path(tokenizer) if tokenizer else None)
+    save_weights(folder, table.save(chosen.tables(config)[0], weights), chosen.stem, max_shard_bytes)

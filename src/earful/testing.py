@@ -1,0 +1,111 @@
+"""Tiny models with seeded random weights, written as real checkpoint folders, so that tests need no download."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from earful.checkpoint.files import MAX_SHARD_BYTES
+from earful.models.voxtral.config import AudioConfig, DecoderConfig, EncoderConfig, VoxtralConfig
+from earful.models.voxtral.config_files import special_ids
+from earful.registry import FAMILIES, save_model
+from earful.text.bpe import tiny_tekken
+
+Changes = Mapping[str, Mapping[str, Any]]
+SLOTS_PER_S = 12.5
+
+
+def write_tiny(
+    family: str,
+    layout: str = "hf",
+    *,
+    path: str | Path,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    **changes: Mapping[str, Any],
+) -> Path:
+    """Write a tiny checkpoint of a family in one of its layouts to the folder `path`, and return that.
+
+    changes: other sizes by part of the config, as in `encoder={"window": 6}, audio={"hop": 320, "window": 512}`.
+    The same seed and sizes give the same weights in every layout. What greedy decoding writes varies with the audio and
+    with what was written before. Raises ValueError for a family that it cannot make, TypeError for an unknown size.
+    """
+    if family not in TINY:
+        raise ValueError(f"expected a family of {', '.join(TINY)}, got {family}")
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    model, tokenizer = TINY[family](path, seed, changes)
+    save_model(model.to(dtype), path, layout, tokenizer, max_shard_bytes)
+    return path
+
+
+def tiny_voxtral(folder: Path, seed: int = 0, changes: Changes | None = None) -> tuple[nn.Module, Path]:
+    """A Voxtral Realtime network of 60 000 parameters in float32, and the path of its tokenizer, written to `folder`.
+
+    Every width differs from the others, so that none can be taken for another; the reference has fixed `ada_dim` at 32.
+    """
+    changes = changes or {}
+    audio = replace(
+        AudioConfig(rate_hz=16_000, hop=160, window=400, bins=24, log_max=1.5, left_slots=3, delay_slots=2),
+        **changes.get("audio", {}),
+    )
+    tekken = tiny_tekken(audio.hop, audio.window, audio.bins, audio.left_slots, audio.delay_slots)
+    tekken.save(folder / "tekken.json")
+    mels_per_slot = round(audio.rate_hz / SLOTS_PER_S / audio.hop)
+    sizes: dict[str, Any] = {"rope_base": 1e6, "norm_eps": 1e-5}
+    encoder = EncoderConfig(
+        mels=audio.bins, dim=20, layers=2, heads=2, kv_heads=2, head_dim=16, mlp_dim=44, window=18, **sizes
+    )
+    decoder = DecoderConfig(
+        vocab=tekken.vocab,
+        dim=36,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        head_dim=14,
+        mlp_dim=52,
+        window=10,
+        ada_dim=32,
+        **sizes,
+    )
+    ids = special_ids(tekken, filler=tekken.special_id("<pad>"))
+    config = VoxtralConfig(
+        replace(encoder, **changes.get("encoder", {})),
+        replace(decoder, **changes.get("decoder", {})),
+        audio,
+        replace(ids, **changes.get("ids", {})),
+        mels_per_slot,
+        mels_per_slot // 2,
+    )
+    model = FAMILIES["voxtral"].build(config)
+    weights = random_weights(model, seed)
+    # The two markers are written more often than each piece of text, and the other special ids seldom.
+    loud = torch.full([tekken.vocab, 1], 0.3)
+    loud[len(tekken.special_tokens) :] = 1.0
+    loud[[config.ids.blank, config.ids.word]] = 2.0
+    weights["decoder.embed.weight"] *= loud
+    weights["projector.linear2.weight"] *= 0.3  # so that the audio counts for no more than what was written before
+    model.load_state_dict(weights, assign=True)
+    return model, folder / "tekken.json"
+
+
+def random_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Seeded float32 weights for a model on `meta`: norms near 1, the rest such that signals keep their size."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        noise = torch.randn(tensor.shape, generator=generator)
+        if tensor.ndim > 1:
+            weights[name] = noise * (2.0 / tensor[0].numel() ** 0.5)
+        else:
+            weights[name] = noise * 0.1 + ("norm" in name)
+    return weights
+
+
+TINY = {"voxtral": tiny_voxtral}
