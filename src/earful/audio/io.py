@@ -1,0 +1,374 @@
+"""Any audio or video file to mono float32, block by block, and 16-bit WAV back to a file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+import wave
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import numpy as np
+from av.container import InputContainer
+
+from earful.audio.frames import Samples, as_samples
+from earful.audio.resample import Resampler
+from earful.errors import AudioError
+
+Source = str | Path | BinaryIO
+
+# What the binding of libav raises on a bad file: mostly FFmpegError, and plain errors where it trips over itself.
+DECODER_ERRORS = (av.FFmpegError, ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, ValueError)
+# A playlist may name other files and addresses: there is no protocol by which libav could reach them.
+CONTAINER_OPTIONS = {"protocol_whitelist": "none"}
+FORMATS = {  # sample format: type, value of silence, value of full scale
+    "u8": (np.uint8, 128, 2**7),
+    "s16": (np.int16, 0, 2**15),
+    "s32": (np.int32, 0, 2**31),
+    "flt": (np.float32, 0, 1),
+    "dbl": (np.float64, 0, 1),
+}
+QUICKTIME = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # the first box of an MP4 or MOV file
+UNKNOWN_SIZE = 0x7FFF0000  # a RIFF size from here on means that the writer could not know it
+SLACK_S = 0.5  # headers round, and codecs pad: only what is shorter than promised by more has been cut
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may hold, counted while it is decoded and whatever its header says."""
+
+    max_s: float | None = None  # seconds of audio
+    max_bytes: int | None = None  # decoded samples of all channels, in the codec's own format
+    min_rate_hz: int = 4_000
+    max_rate_hz: int = 384_000
+    max_channels: int = 8
+
+
+NO_LIMITS = Limits()
+
+
+def open_audio(source: Source, rate_hz: int, limits: Limits = NO_LIMITS) -> Iterator[Samples]:
+    """Decode the first audio stream of a file, block by block: mono float32 [N] at rate_hz, N > 0 and of any size.
+
+    source: a path, or a binary file object, which is left open: read from its beginning, or as it comes from a pipe.
+    Channels are averaged. At an equal rate 16-bit samples become exactly sample / 32768, otherwise they are resampled;
+    the rate may change on the way. A name that ends in `.g722` stands for raw G.722, which has no header.
+
+    Raises AudioError, with the first block, for what is missing, empty or not audio. Of a file that breaks off, or
+    exceeds the limits on the way, everything up to there is yielded before AudioError says at which second. MP3, Ogg
+    and raw files do not tell their length: cut, they only end. Damaged packets between good ones are passed over.
+    """
+    name = _name_of(source)
+    with _reading(source, name) as reader, _container(reader, name) as container:
+        if not container.streams.audio:
+            raise AudioError(f"{name}: expected an audio stream, got a file without one ({container.format.name})")
+        resampler = None
+        try:
+            for from_hz, samples in _blocks(container, reader, limits):
+                if resampler is None or from_hz != resampler.from_hz:
+                    if resampler is not None:
+                        yield from _if_any(resampler.finish())
+                    resampler = Resampler(from_hz, rate_hz)
+                yield from _if_any(resampler.feed(samples))
+        except AudioError as error:
+            if resampler is not None:
+                yield from _if_any(resampler.finish())
+            raise AudioError(f"{name}: {error}") from None
+        if resampler is not None:
+            yield from _if_any(resampler.finish())
+
+
+def read_audio(source: Source, rate_hz: int, limits: Limits = NO_LIMITS) -> Samples:
+    """Decode a whole file to mono float32 [N] at rate_hz; takes and raises what `open_audio` does."""
+    return np.concatenate([np.zeros(0, np.float32), *open_audio(source, rate_hz, limits)])
+
+
+def duration_hint(source: Source) -> float | None:
+    """Seconds that a file's header claims, for a progress bar; None for a pipe and where nothing is claimed.
+
+    Says nothing of a bad file, since `open_audio` will; a file object that can seek is left at its beginning.
+    """
+    name = _name_of(source)
+    if not (Path(source).is_file() if isinstance(source, str | Path) else source.seekable()):
+        return None
+    try:
+        with _reading(source, name) as reader, _container(reader, name) as container:
+            if not container.streams.audio:
+                return None
+            stream = container.streams.audio[0]
+            if stream.duration is not None and stream.time_base is not None:
+                return float(stream.duration * stream.time_base)
+            return None if container.duration is None else container.duration / av.time_base
+    except AudioError:
+        return None
+    finally:
+        if not isinstance(source, str | Path):
+            source.seek(0)
+
+
+def write_wav(path: str | Path, samples: Samples, rate_hz: int) -> None:
+    """Write mono samples as a 16-bit WAV file: the nearest of 65536 levels, clipped; whole or not at all.
+
+    samples: float32 [N], full scale at 1
+    Raises AudioError where the samples are not mono float, or the file cannot be written.
+    """
+    if not NO_LIMITS.min_rate_hz <= rate_hz <= NO_LIMITS.max_rate_hz:
+        raise AudioError(f"{path}: expected a rate of 4000 to 384000 Hz, got {rate_hz} Hz")
+    levels = np.minimum(np.rint(np.clip(as_samples(samples), -1, 1) * 32768), 32767).astype("<i2")
+    if levels.nbytes > UNKNOWN_SIZE:
+        raise AudioError(f"{path}: expected at most {UNKNOWN_SIZE} bytes of samples, got {levels.nbytes}")
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setparams((1, 2, rate_hz, len(levels), "NONE", ""))
+        file.writeframesraw(levels.tobytes())
+    part = target = Path(path)
+    try:
+        if target.is_file() or not target.exists():  # a device or a pipe is written to, not replaced
+            part = target.with_name(f".{target.name}.part")
+        part.write_bytes(content.getbuffer())
+        part.replace(target)
+    except OSError as error:
+        raise AudioError(f"{path}: expected to write a WAV file, got {_reason(error)}") from None
+    finally:
+        if part != target:
+            part.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+class _Reader:
+    """A file as libav sees it: of the name only the ending, and no exceptions.
+
+    What is raised in a callback, Ctrl-C among it, would be printed and forgotten: it is kept, the file seems to end,
+    and `check` raises it where Python is in charge again.
+    """
+
+    def __init__(self, file: BinaryIO, suffix: str) -> None:
+        self.name = f"audio{suffix}"
+        self._file = file
+        self._seekable = file.seekable()
+        self._read = getattr(file, "read1", file.read)  # a pipe's samples as they come, not a full buffer later
+        self._failure: BaseException | None = None
+        self._end = file.seek(0, os.SEEK_END) if self._seekable else 0  # of a pipe: what was read of it
+        if self._seekable:
+            file.seek(0)
+        self._held = b""
+        self.head = self._held = self._first(12)
+        if self._seekable:
+            self.seek(0)
+            self._held = b""
+
+    def _first(self, size: int) -> bytes:
+        head = b""
+        while len(head) < size and (more := self.read(size - len(head))):
+            head += more
+        return head
+
+    def seekable(self) -> bool:
+        return self._seekable
+
+    def read(self, size: int) -> bytes:
+        if self._held:
+            data, self._held = self._held[:size], self._held[size:]
+            return data
+        try:
+            data = self._read(size)
+            if not isinstance(data, bytes) or len(data) > size:  # the binding would copy beyond its buffer
+                raise AudioError(f"expected a binary file that waits for its bytes, got {type(data).__name__}")
+        except BaseException as failure:
+            self._failure = failure
+            return b""
+        if not self._seekable:
+            self._end += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except BaseException as failure:
+            self._failure = failure
+            return -1
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def check(self) -> None:
+        """Raise what was kept: AudioError for what the file did, anything else as it is."""
+        if isinstance(self._failure, OSError):
+            raise AudioError(f"expected a readable file, got {_reason(self._failure)}")
+        if self._failure is not None:
+            raise self._failure
+
+    def holds(self, size: int) -> bool:
+        """Whether the file is at least so long; of a pipe the rest is read to find out."""
+        while not self._seekable and self._end < size and self.read(2**16):
+            pass
+        return self._end >= size
+
+
+def _name_of(source: Source) -> str:
+    if isinstance(source, str | Path):
+        return str(source)
+    if not hasattr(source, "read") or not hasattr(source, "seekable"):
+        raise AudioError(f"expected a path or a binary file object, got {type(source).__name__}")
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else "audio"
+
+
+@contextlib.contextmanager
+def _reading(source: Source, name: str) -> Iterator[_Reader]:
+    """Open a source as libav's reader; a QuickTime file from a pipe, whose index may come last, goes to disk first."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(source, "rb")) if isinstance(source, str | Path) else source
+            reader = _Reader(file, Path(name).suffix)
+            if reader.head[4:8] in QUICKTIME and not reader.seekable():
+                spool = stack.enter_context(tempfile.TemporaryFile())
+                while chunk := reader.read(2**16):
+                    spool.write(chunk)
+                reader.check()
+                reader = _Reader(spool, Path(name).suffix)
+        except AudioError as error:
+            raise AudioError(f"{name}: {error}") from None
+        except FileNotFoundError:
+            raise AudioError(f"{name}: expected a file, got none of that name") from None
+        except IsADirectoryError:
+            raise AudioError(f"{name}: expected a file, got a folder") from None
+        except (OSError, ValueError) as error:  # ValueError: a null character in the name, a file object that is closed
+            raise AudioError(f"{name}: expected a readable file, got {_reason(error)}") from None
+        yield reader
+
+
+@contextlib.contextmanager
+def _container(reader: _Reader, name: str) -> Iterator[InputContainer]:
+    try:
+        reader.check()
+        if not reader.head:
+            raise AudioError("expected audio, got an empty file")
+        raw = "g722" if reader.name.lower().endswith(".g722") else None
+        try:
+            container = av.open(reader, "r", format=raw, container_options=CONTAINER_OPTIONS, metadata_errors="replace")
+        except DECODER_ERRORS:
+            reader.check()
+            if reader.head[4:8] == b"ftyp":
+                raise AudioError(
+                    "expected a whole MP4 file, got one without a readable index, cut off or damaged"
+                ) from None
+            raise AudioError("expected audio or video, got a file of no known format, or a damaged one") from None
+    except AudioError as error:
+        raise AudioError(f"{name}: {error}") from None
+    with container:
+        yield container
+
+
+def _blocks(container: InputContainer, reader: _Reader, limits: Limits) -> Iterator[tuple[int, Samples]]:
+    """Rate and mono samples of each decoded frame, then the error if the file broke off or a limit was passed."""
+    counts: Counter[int] = Counter()  # samples at each rate: a sum of seconds would pass a limit by its rounding
+    seconds = end_s = 0.0
+    size = 0
+    broken = False
+    for frame in _frames(container, reader):
+        if frame is None:
+            broken = True
+            break
+        rate_hz, channels = frame.sample_rate, frame.layout.nb_channels
+        if not limits.min_rate_hz <= rate_hz <= limits.max_rate_hz:
+            raise AudioError(f"expected a rate of {limits.min_rate_hz} to {limits.max_rate_hz} Hz, got {rate_hz} Hz")
+        if channels > limits.max_channels:
+            raise AudioError(f"expected at most {limits.max_channels} channels, got {channels}")
+        samples, frame_size = _mono(frame, channels)
+        counts[rate_hz] += len(samples)
+        seconds = sum(count / hz for hz, count in counts.items())
+        size += frame_size
+        if limits.max_s is not None and seconds > limits.max_s:
+            raise AudioError(f"expected at most {limits.max_s:g} s of audio, got more")
+        if limits.max_bytes is not None and size > limits.max_bytes:
+            raise AudioError(f"expected at most {limits.max_bytes} bytes of decoded audio, got more")
+        if frame.pts is not None and frame.time_base is not None:
+            end_s = float(frame.pts * frame.time_base) + len(samples) / rate_hz
+        yield rate_hz, samples
+    reader.check()
+    if not seconds:
+        raise AudioError("expected audio, got nothing that can be decoded")
+    if (
+        broken
+        or max(seconds, end_s) + SLACK_S < _promised_s(container)
+        or not reader.holds(_promised_size(reader.head))
+    ):
+        raise AudioError(f"expected a whole file, got one that breaks off at {seconds:.2f} s")
+
+
+def _frames(container: InputContainer, reader: _Reader) -> Iterator[av.AudioFrame | None]:
+    """Decoded frames in order; a last None says that the data stops making sense before the end."""
+    packets = container.demux(container.streams.audio[0])
+    broken = False
+    while True:
+        try:
+            packet = next(packets, None)
+        except DECODER_ERRORS:
+            broken = True
+            break
+        reader.check()
+        if packet is None:
+            break
+        try:
+            frames = packet.decode()
+        except DECODER_ERRORS:
+            # libav takes whatever stands after the last MP3 frame, tags of some kind mostly, for one frame more.
+            broken = container.format.name != "mp3"
+            continue
+        if frames and packet.size:
+            broken = False
+        yield from (frame for frame in frames if isinstance(frame, av.AudioFrame) and frame.samples)
+    if broken:
+        yield None
+
+
+def _mono(frame: av.AudioFrame, channels: int) -> tuple[Samples, int]:
+    """The average of a frame's channels [N], and the bytes that the frame took."""
+    name = frame.format.name.removesuffix("p")
+    if name not in FORMATS:
+        raise AudioError(f"expected samples of {', '.join(FORMATS)}, got {name}")
+    dtype, silence, full_scale = FORMATS[name]
+    # Of 8 planes the binding lists 9, the last at an address that is none: neither it nor `to_ndarray` may be used.
+    planes = frame.planes[:channels] if frame.format.is_planar else frame.planes[:1]
+    count = frame.samples * channels // len(planes)
+    samples = np.stack([np.frombuffer(memoryview(plane), dtype, count) for plane in planes])  # [C, N] or [1, N * C]
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, channels).T
+    with np.errstate(over="ignore", invalid="ignore"):  # the resampler refuses what is not finite
+        scaled = (samples.astype(np.float32) - np.float32(silence)) / np.float32(full_scale)
+        return scaled.mean(axis=0, dtype=np.float32), samples.nbytes
+
+
+def _promised_s(container: InputContainer) -> float:
+    """How long the audio should be by its header; 0 where headers do not say, or libav makes up a length instead."""
+    stream = container.streams.audio[0]
+    kind = container.format.name
+    if (kind == "flac" or "mp4" in kind) and stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if "matroska" in kind and len(container.streams) == 1 and container.duration:  # the longest stream's length
+        return container.duration / av.time_base
+    return 0.0
+
+
+def _promised_size(head: bytes) -> int:
+    """How many bytes a WAV, AVI or AIFF file should have by its first chunk; 0 for other files and unknown sizes."""
+    order: dict[bytes, str] = {b"RIFF": "little", b"FORM": "big"}
+    if head[:4] not in order:
+        return 0
+    size = int.from_bytes(head[4:8], order[head[:4]])  # type: ignore[arg-type]
+    return 8 + size // 2 * 2 if size < UNKNOWN_SIZE else 0  # some leave out the last padding byte
+
+
+def _if_any(samples: Samples) -> Iterator[Samples]:
+    if len(samples):
+        yield samples
