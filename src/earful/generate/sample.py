@@ -1,0 +1,49 @@
+"""The choice of the next id: the likeliest, or one drawn at random from the likely ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How ids are chosen. Raises ValueError for what is out of range.
+
+    temperature: 0 takes the likeliest id, otherwise ids are drawn from softmax(logits / temperature); top_k: only from
+    the k likeliest; top_p: then only from the fewest of the likeliest that together have at least this probability.
+    Source: top-p is the nucleus of Holtzman et al. 2020.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"expected a temperature of at least 0, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"expected top_k of at least 1, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"expected top_p above 0 and at most 1, got {self.top_p}")
+
+
+GREEDY = Sampling()
+
+
+def choose(logits: Tensor, how: Sampling = GREEDY, generator: torch.Generator | None = None) -> Tensor:
+    """logits: [B, V] float32 -> ids [B] int64. generator: where chance comes from, None for torch's own."""
+    if how.temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / how.temperature
+    if how.top_k is not None:
+        least = logits.topk(min(how.top_k, logits.shape[-1])).values[:, -1:]  # [B, 1]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    if how.top_p < 1:
+        rising, order = logits.sort()  # the last one always stays
+        unlikely = rising.softmax(-1).cumsum(-1) <= 1 - how.top_p
+        unlikely[:, -1] = False
+        logits = logits.masked_fill(unlikely.scatter(-1, order, unlikely), float("-inf"))
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]

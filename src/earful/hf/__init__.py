@@ -1,0 +1,12 @@
+"""The names, arguments and defaults of the Hugging Face documents, over earful's own models; translation only."""
+
+from earful.hf.auto import AutoProcessor as AutoProcessor
+from earful.hf.config import VoxtralRealtimeConfig as VoxtralRealtimeConfig
+from earful.hf.config import VoxtralRealtimeEncoderConfig as VoxtralRealtimeEncoderConfig
+from earful.hf.config import VoxtralRealtimeTextConfig as VoxtralRealtimeTextConfig
+from earful.hf.encoder import VoxtralRealtimeEncoder as VoxtralRealtimeEncoder
+from earful.hf.features import BatchFeature as BatchFeature
+from earful.hf.features import VoxtralRealtimeFeatureExtractor as VoxtralRealtimeFeatureExtractor
+from earful.hf.processor import VoxtralRealtimeProcessor as VoxtralRealtimeProcessor
+from earful.hf.streamer import TextIteratorStreamer as TextIteratorStreamer
+from earful.hf.voxtral import VoxtralRealtimeForConditionalGeneration as VoxtralRealtimeForConditionalGeneration

@@ -1,0 +1,55 @@
+"""Checkpoints by folder or hub id, and where they go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from earful.checkpoint.files import fetch
+from earful.errors import CheckpointError
+from earful.hf.config import VoxtralRealtimeConfig, read_config
+from earful.models.voxtral.model import VoxtralRealtime
+from earful.registry import load_model
+
+Device = str | int | torch.device | dict[str, str | int | torch.device] | None
+Dtype = str | torch.dtype | None
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_core(
+    source: str | Path, device_map: Device, dtype: Dtype, torch_dtype: Dtype, revision: str | None
+) -> tuple[VoxtralRealtime, VoxtralRealtimeConfig, Path]:
+    """A core model of any known layout, its configuration and its tokenizer file.
+
+    Raises `CheckpointError` for what cannot be loaded, ValueError for unknown devices and types.
+    """
+    if dtype is not None and torch_dtype is not None:
+        raise ValueError("expected dtype or its old name torch_dtype, got both")
+    folder = fetch(source, revision)
+    core, tokenizer = load_model(folder, device_of(device_map), dtype_of(torch_dtype if dtype is None else dtype))
+    if not isinstance(core, VoxtralRealtime):
+        raise CheckpointError(f"{source}: expected a Voxtral Realtime model, got {type(core).__name__}")
+    return core, VoxtralRealtimeConfig.from_dict(read_config(folder)), tokenizer
+
+
+def device_of(device_map: Device) -> torch.device:
+    """One device for the whole model; "auto" is the accelerator that torch sees, else the CPU."""
+    if isinstance(device_map, dict):
+        if set(device_map) != {""}:
+            raise ValueError(f"expected a device_map of one device for all, {{'': device}}, got {device_map}")
+        device_map = device_map[""]
+    if device_map == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return torch.device("cpu" if device_map is None else device_map)
+
+
+def dtype_of(dtype: Dtype) -> torch.dtype | None:
+    """A type by name; None, also for "auto", is that of the stored weights."""
+    if dtype is None or dtype == "auto":
+        return None
+    if isinstance(dtype, str):
+        dtype = DTYPES.get(dtype.removeprefix("torch."), dtype)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"expected a dtype of auto, {', '.join(DTYPES)} or a float torch.dtype, got {dtype}")
+    return dtype

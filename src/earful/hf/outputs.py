@@ -1,0 +1,64 @@
+"""What a forward pass returns, under the names of the documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from earful.models.voxtral.model import DecoderState, EncoderState
+
+
+@dataclass
+class ModelOutput:
+    """Fields by attribute, by name and, as in a tuple of those that are not None, by number."""
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        return dict(self.items())[key] if isinstance(key, str) else self.to_tuple()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+    def keys(self) -> list[str]:
+        """The names of the fields that are not None."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+
+    def values(self) -> list[Any]:
+        return [getattr(self, name) for name in self.keys()]
+
+    def items(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in self.keys()]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return tuple(self.values())
+
+
+@dataclass
+class VoxtralRealtimeEncoderOutput(ModelOutput):
+    """Of the encoder, and of `get_audio_features`, which fills in `pooler_output`."""
+
+    last_hidden_state: Tensor  # [B, frames, D]
+    pooler_output: Tensor | None = None  # [B, slots, D] as the decoder hears them
+    past_key_values: EncoderState | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    padding_cache: EncoderState | None = None
+
+
+@dataclass
+class VoxtralRealtimeCausalLMOutputWithPast(ModelOutput):
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # [B, T, V] float32
+    past_key_values: DecoderState | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    encoder_past_key_values: EncoderState | None = None
+    padding_cache: EncoderState | None = None
