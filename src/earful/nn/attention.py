@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earful.nn.rope import Rope
+
+BLOCK = 64  # a ring that fills up is looked at in whole blocks, so that few different shapes occur
 
 
 @dataclass
@@ -23,8 +26,8 @@ class KV:
 class View:
     """What each step of a call may see; made once and shared by all layers of a stack."""
 
-    mask: Tensor  # [B or 1, 1, T, S] additive, 0 or -inf, in the type of the activations
-    entries: Tensor | None  # [B, T] ring entries that the call writes, None offline
+    mask: Tensor  # [B or 1, 1, T, S] additive, 0 or -inf, in the type of the activations; S <= C on a ring
+    entries: tuple[Tensor, Tensor] | None  # [B, 1] slots and [B, T] ring entries that the call writes, None offline
 
     @classmethod
     def whole(cls, steps: int, window: int, dtype: torch.dtype, device: torch.device) -> View:
@@ -38,13 +41,18 @@ class View:
         """Of `steps` new steps after pos: [B], on rings of `capacity` entries."""
         if capacity < window + steps - 1:
             raise ValueError(f"expected at most {capacity - window + 1} steps in a call, got {steps}")
+        looked_at = capacity
+        if pos.device.type == "cpu" and not torch.compiler.is_compiling():
+            # Entries that no stream has reached yet cost as much to look at as any, and here their count costs nothing.
+            looked_at = min(capacity, math.ceil((int(pos.max()) + steps) / BLOCK) * BLOCK)
         query = pos[:, None] + torch.arange(steps, device=pos.device)  # [B, T]
-        entry = torch.arange(capacity, device=pos.device)
+        entry = torch.arange(looked_at, device=pos.device)
         last = query[:, -1:]
-        held = last - (last - entry) % capacity  # [B, C] the position that each entry holds once the call has written
-        age = query[:, :, None] - held[:, None, :]  # [B, T, C]
+        held = last - (last - entry) % capacity  # [B, S] the position that each entry holds once the call has written
+        age = query[:, :, None] - held[:, None, :]  # [B, T, S]
         seen = (held[:, None, :] >= 0) & (age >= 0) & (age < window)
-        return cls(_additive(seen, dtype)[:, None], query % capacity)
+        slots = torch.arange(len(pos), device=pos.device)[:, None]
+        return cls(_additive(seen, dtype)[:, None], (slots, query % capacity))
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -79,13 +87,14 @@ class Attention(nn.Module):
         v = self.v(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)  # [B, G, T, K]
         if kv is not None:
             assert view.entries is not None
-            entries = view.entries[:, None, :, None].expand_as(k)
-            k = kv.keys.scatter_(2, entries, k)  # [B, G, C, K]
-            v = kv.values.scatter_(2, entries, v)
+            kv.keys.transpose(1, 2).index_put_(view.entries, k.transpose(1, 2))
+            kv.values.transpose(1, 2).index_put_(view.entries, v.transpose(1, 2))
+            looked_at = view.mask.shape[-1]
+            k, v = kv.keys[:, :, :looked_at], kv.values[:, :, :looked_at]  # [B, G, S, K]
         mask, groups = view.mask, self.heads // self.kv_heads
         if groups > 1:  # the queries that share a key stand as further steps of one head, so that no key is copied
             q = q.unflatten(1, (self.kv_heads, groups)).flatten(2, 3)  # [B, G, groups * T, K]
-            mask = mask.repeat(1, 1, groups, 1)
+            mask = mask[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)  # no copy either for one step
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         if groups > 1:
             y = y.unflatten(2, (groups, -1)).flatten(1, 2)  # [B, H, T, K]

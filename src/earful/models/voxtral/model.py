@@ -73,7 +73,8 @@ class Encoder(nn.Module):
         """The convolutions alone. mel: [B, M, F] -> [B, F / 2, D]."""
         conv1, conv2 = (state.conv1, state.conv2) if state else (None, None)
         x = F.gelu(self.conv1(mel, conv1, active))
-        return F.gelu(self.conv2(x, conv2, active)).transpose(1, 2)
+        x = F.gelu(self.conv2(x, conv2, active))
+        return x.transpose(1, 2).contiguous()  # the products of every block are several times slower otherwise
 
     def forward(self, mel: Tensor, state: EncoderState | None = None, active: Tensor | None = None) -> Tensor:
         return self.attend(self.embed(mel, state, active), state, active)
