@@ -4,11 +4,14 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+# name in documents -> family and layout of the tiny checkpoint in its place
+MODELS = {"mistralai/Voxtral-Mini-4B-Realtime-2602": ("voxtral", "hf")}
 LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
 
 
@@ -56,3 +59,16 @@ def no_network() -> Iterator[None]:
         patch.setattr(socket.socket, "connect", guarded_connect)
         patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
         yield
+
+
+@pytest.fixture(scope="session")
+def hub() -> None:
+    """A tiny checkpoint in the hub client's cache under each published name."""
+    from earful.testing import write_tiny
+
+    for name, (family, layout) in MODELS.items():
+        folder = Path(os.environ["HF_HOME"], "hub", f"models--{name.replace('/', '--')}")
+        revision = "0" * 40
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text(revision, encoding="utf-8")
+        write_tiny(family, layout=layout, path=folder / "snapshots" / revision)

@@ -21,8 +21,6 @@ DOCUMENTS = sorted(
     {ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("src/**/*.md"), *ROOT.glob("recipes/**/*.md")}
 )
 PAGES = sorted({*DOCUMENTS, *ROOT.glob("*.md"), *ROOT.glob("tests/**/*.md")})
-# name in the documents -> family and layout of the tiny checkpoint in its place
-MODELS = {"mistralai/Voxtral-Mini-4B-Realtime-2602": ("voxtral", "hf")}
 # clips in the reader's folder, by what is written of them
 RECORDINGS = {"talk.mp4": "0880", "a.wav": "0930", "b.flac": "0880"}
 SHOWN_ONLY = {"", "text", "json", "toml"}  # diagrams and files
@@ -71,19 +69,6 @@ def commands(code: str) -> str:
 
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
-
-
-@pytest.fixture(scope="session")
-def hub() -> None:
-    """A tiny checkpoint in the hub client's cache (conftest.py says where) under each published name."""
-    from earful.testing import write_tiny
-
-    for name, (family, layout) in MODELS.items():
-        folder = Path(os.environ["HF_HOME"], "hub", f"models--{name.replace('/', '--')}")
-        revision = "0" * 40
-        (folder / "refs").mkdir(parents=True)
-        (folder / "refs" / "main").write_text(revision, encoding="utf-8")
-        write_tiny(family, layout=layout, path=folder / "snapshots" / revision)
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from earful.hf.features import (
 from earful.models.voxtral.processor import VoxtralProcessor
 
 Ids = Iterable[int] | Tensor | npt.NDArray[np.integer[Any]]
+# What `clean_up_tokenization_spaces` writes without the space before it; the pieces of these models carry no such spaces.
+CLOSE_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 LANGUAGE = re.compile(r"^lang:[a-z]{2}")  # some models of the family begin a transcript with it
 
 
@@ -64,15 +66,23 @@ class VoxtralRealtimeTokenizer:
         """Raises `EarfulError` where tiktoken is not installed."""
         return self.core.encode(text)
 
-    def decode(self, token_ids: int | Ids, skip_special_tokens: bool = False) -> str:
+    def decode(
+        self, token_ids: int | Ids, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> str:
         """Special ids become their names unless they are skipped; then a language mark at the beginning goes too."""
         ids = [token_ids] if isinstance(token_ids, int) else plain(token_ids)
-        if not skip_special_tokens:
-            return self.core.decode(ids, keep_special=True)
-        return LANGUAGE.sub("", self.core.decode(ids))
+        text = self.core.decode(ids, keep_special=not skip_special_tokens)
+        for apart in CLOSE_UP if clean_up_tokenization_spaces else ():
+            text = text.replace(apart, apart.strip())
+        return LANGUAGE.sub("", text) if skip_special_tokens else text
 
-    def batch_decode(self, sequences: Iterable[Ids], skip_special_tokens: bool = False) -> list[str]:
-        return [self.decode(ids, skip_special_tokens) for ids in sequences]
+    def batch_decode(
+        self,
+        sequences: Iterable[Ids],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> list[str]:
+        return [self.decode(ids, skip_special_tokens, clean_up_tokenization_spaces) for ids in sequences]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tekken.json; raises `CheckpointError` when it cannot."""
@@ -176,10 +186,17 @@ class VoxtralRealtimeProcessor:
         data["num_delay_tokens"] = self.num_delay_tokens
         return BatchFeature(data, return_tensors)
 
-    def decode(self, token_ids: int | Ids, skip_special_tokens: bool = False) -> str:
+    def decode(
+        self, token_ids: int | Ids, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> str:
         """The text of one row of ids."""
-        return self.tokenizer.decode(token_ids, skip_special_tokens)
+        return self.tokenizer.decode(token_ids, skip_special_tokens, clean_up_tokenization_spaces)
 
-    def batch_decode(self, sequences: Iterable[Ids], skip_special_tokens: bool = False) -> list[str]:
+    def batch_decode(
+        self,
+        sequences: Iterable[Ids],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> list[str]:
         """The texts of rows of ids."""
-        return self.tokenizer.batch_decode(sequences, skip_special_tokens)
+        return self.tokenizer.batch_decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
