@@ -38,13 +38,12 @@ def reset(state: Any, slots: Sequence[int] | Tensor) -> None:
 
 def select(state: S, index: Sequence[int] | Tensor) -> S:
     """A copy of some slots as a state of its own: a snapshot, a peek, a move."""
-    return _map(state, lambda leaf: leaf[index].clone())
+    return _map(state, lambda leaf: leaf[index].clone())  # type: ignore[no-any-return]
 
 
-def put(state: S, slots: Sequence[int] | Tensor, rows: S) -> None:
-    """Copy the slots of another state of the same shape into these, in place; the inverse of `select`."""
-    for leaf, row in zip(leaves(state), leaves(rows), strict=True):
-        leaf[slots] = row
+def row(state: S, slot: int) -> S:
+    """One slot as a state of its own in the same memory: what is written to it is written to `state`."""
+    return _map(state, lambda leaf: leaf[slot : slot + 1])  # type: ignore[no-any-return]
 
 
 def reorder(state: Any, index: Tensor) -> None:

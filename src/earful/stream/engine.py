@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -99,37 +99,32 @@ class Engine:
         lanes = [lane for lane in self.lanes if lane is not None and lane.framer.ready]
         if not lanes:
             return False
-        family, most = self.family, max(lane.framer.ready for lane in lanes)
-        size = family.chunk if most >= family.chunk else 1
-        if all(lane.finished for lane in lanes):
-            size = min(most, family.chunk)
+        family = self.family
+        # A finished lane may take part with what it has: its last call leaves a state that nobody needs. The others
+        # fill the whole call or, so that none of them waits for another's backlog, hear one hop each.
+        size = min(family.chunk, max(lane.framer.ready for lane in lanes))
+        if any(lane.framer.ready < family.chunk for lane in lanes if not lane.finished):
+            size = 1
         counts = [0] * len(self.lanes)
         samples = np.zeros((len(self.lanes), size * family.hop + family.before + family.after), np.float32)
         for lane in lanes:
-            # A finished lane may take part with what it has: its last call leaves a state that nobody needs.
-            hops = min(size, lane.framer.ready)
-            if hops == size or lane.finished:
-                taken = lane.framer.take(hops)
-                samples[lane.slot, : len(taken)] = taken
-                counts[lane.slot] = hops
+            counts[lane.slot] = hops = min(size, lane.framer.ready)
+            taken = lane.framer.take(hops)
+            samples[lane.slot, : len(taken)] = taken
         rows = family.step(self.state, torch.from_numpy(samples), counts).tolist()
         for lane in lanes:
-            if count := counts[lane.slot]:
-                lane.events += family.events(rows[lane.slot][:count], lane.memo)
-                if lane.finished and not lane.framer.ready:
-                    lane.events += family.finish(lane.memo)
+            lane.events += family.events(rows[lane.slot][: counts[lane.slot]], lane.memo)
+            if lane.finished and not lane.framer.ready:
+                lane.events += family.finish(lane.memo)
         return True
 
     @torch.inference_mode()
-    def preview(self, lane: Lane) -> list[Event]:
+    def preview(self, lane: Lane, heard_s: float) -> list[Event]:
         """What would come if the stream ended here; the stream itself does not notice."""
-        family = self.family
-        state = select(self.state, [lane.slot])
-        other = Engine.__new__(Engine)
-        other.family, other.state = family, state
-        ahead = Lane(0, copy.deepcopy(lane.framer), copy.deepcopy(lane.memo))
-        other.lanes = [ahead]
-        ahead.framer.finish(family.tail_slots(ahead.memo))
-        ahead.finished = True
-        other.pump()
+        alone = copy.copy(self)
+        alone.state = select(self.state, [lane.slot])
+        ahead = replace(copy.deepcopy(lane), slot=0)
+        alone.lanes = [ahead]
+        alone.finish(ahead, heard_s)
+        alone.pump()
         return ahead.events

@@ -47,7 +47,7 @@ class Session:
     def peek(self) -> list[Event]:
         """What would come if the stream ended here. A copy is asked: the stream goes on as if nothing had been."""
         self._require_open()
-        return self._engine.preview(self._lane)
+        return self._engine.preview(self._lane, self.heard_s)
 
     def finish(self) -> list[Event]:
         """The end of the audio: what was still inside the delay. The slot is free afterwards."""

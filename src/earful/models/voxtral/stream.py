@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -14,12 +14,14 @@ from earful.audio.mel import log_mel
 from earful.events import Event, Text, Word
 from earful.models.voxtral.config import VoxtralConfig
 from earful.models.voxtral.model import DecoderState, EncoderState, VoxtralRealtime
-from earful.nn.state import keep, put
+from earful.nn.state import keep, reset, row
 from earful.text.incremental import Utf8Stream
 from earful.text.tekken import Tekken
 
 CHUNK_SLOTS = 32  # the most slots that one call may encode; the rings have room for it
+DELAY_SLOTS = 30  # the longest delay that the published model was trained with
 LETTER_S = 0.07  # about how long a letter is spoken: bounds a word whose start nothing else tells
+GROUP_WORDS = 8  # more words than are ever written behind one marker
 RUT_STEP, RUT_MOST = 0.5, 7.0  # how fast and how far the blank of a rut is weakened, in logits
 
 
@@ -42,7 +44,7 @@ class StreamState:
     gains: Tensor  # [B, layers, D] from the delay
     delay: Tensor  # [B] int64, in slots
     token: Tensor  # [B] int64, the last id written
-    blanks: Tensor  # [B] int64, blanks in a row
+    blanks: Tensor  # [B] int64, blanks in a row just before
 
 
 @dataclass
@@ -55,9 +57,10 @@ class Memo:
     started: bool = False  # some text has been written
     ended: bool = False  # the end-of-text id was met and counts
     word: str = ""  # the word being written
-    word_end_s: float = 0.0
-    last_end_s: float = 0.0  # where the previous word ended
-    limit_s: float = math.inf  # the length of the audio, once it is known: no word ends later
+    group: list[str] = field(default_factory=list)  # the words before it behind the same marker
+    group_end_s: float | None = None  # where the last of them ended, once there is a marker or a letter
+    last_end_s: float = 0.0  # where the previous group ended
+    limit_s: float = math.inf  # the length of the audio, once it is known: nothing happens later
 
 
 class VoxtralStream:
@@ -69,13 +72,14 @@ class VoxtralStream:
         audio = self.config.audio
         if audio.left_slots < 1:
             raise ValueError(f"expected at least 1 silent slot before the audio, got {audio.left_slots}")
+        if audio.log_max is None:
+            raise ValueError("expected a constant log_max, got none: the loudest moment of a stream is not known yet")
         self.rate_hz = audio.rate_hz
         self.hop = self.config.slot_samples
         self.before = audio.window // 2
         self.after = max(0, audio.window - audio.hop - self.before)  # what a slot's last mel frame sees of the next one
         self.chunk = CHUNK_SLOTS
         self.lead = self.hop  # samples of silence fed before the audio: the slot whose last mel frame hears its start
-        self._fresh: dict[int, StreamState] = {}
 
     @torch.inference_mode()
     def init_state(self, batch: int) -> StreamState:
@@ -90,27 +94,25 @@ class VoxtralStream:
         )
 
     def delay_slots(self, delay_s: float | None) -> int:
-        """A delay in whole slots. Raises ValueError for one that is not a positive multiple of a slot."""
+        """A delay in whole slots. Raises ValueError for one that is not a multiple of a slot, or too short or long."""
         if delay_s is None:
             return self.config.audio.delay_slots
-        slots = round(delay_s / self.config.slot_s)
-        if slots < 1 or abs(slots * self.config.slot_s - delay_s) > 1e-6:
-            raise ValueError(f"expected a delay in steps of {self.config.slot_s:g} s, at least one, got {delay_s} s")
-        return slots
-
-    def open(self, state: StreamState, slot: int, delay_s: float | None = None) -> Memo:
-        """Make a slot a fresh session: the silence before the audio is already heard."""
-        delay = self.delay_slots(delay_s)
-        if delay not in self._fresh:
-            self._fresh[delay] = self._heard_silence(delay)
-        put(state, [slot], self._fresh[delay])
-        return Memo(delay, self.config.audio.left_slots - 1)
+        slot_s = self.config.slot_s
+        for slots in range(1, DELAY_SLOTS + 1):
+            if math.isclose(slots * slot_s, delay_s, abs_tol=1e-6):
+                return slots
+        raise ValueError(
+            f"expected a delay of {slot_s:g} to {DELAY_SLOTS * slot_s:g} s in steps of {slot_s:g} s, got {delay_s} s"
+        )
 
     @torch.inference_mode()
-    def _heard_silence(self, delay: int) -> StreamState:
-        state, silent = self.init_state(1), self.config.audio.left_slots - 1
+    def open(self, state: StreamState, slot: int, delay_s: float | None = None) -> Memo:
+        """Make a slot a fresh session: the silence before the audio is already heard."""
+        delay, silent = self.delay_slots(delay_s), self.config.audio.left_slots - 1
+        reset(state, [slot])
+        state, decoder = row(state, slot), self.model.decoder
         state.delay.fill_(delay)
-        state.gains.copy_(self.model.decoder.gains(state.delay))
+        state.gains.copy_(decoder.gains(state.delay))
         for begin in range(0, silent, self.chunk):
             slots = min(self.chunk, silent - begin)
             samples = torch.zeros(1, slots * self.hop + self.before + self.after, device=state.delay.device)
@@ -118,8 +120,8 @@ class VoxtralStream:
             tokens = torch.full((1, slots), self.config.ids.blank, device=samples.device)
             if begin == 0:
                 tokens[:, 0] = self.config.ids.bos
-            self.model.decoder(self.model.decoder.embed(tokens) + audio, state.gains, state.decoder)
-        return state
+            decoder(decoder.embed(tokens) + audio, state.gains, state.decoder)
+        return Memo(delay, silent)
 
     def hear(self, state: StreamState, samples: Tensor, active: Tensor | None) -> Tensor:
         """samples: [B, slots * hop + before + after] float32 -> audio vectors [B, slots, D]."""
@@ -130,8 +132,8 @@ class VoxtralStream:
     def write(self, state: StreamState, audio: Tensor, active: Tensor | None) -> Tensor:
         """One slot of the decoder. audio: [B, D] -> ids [B]; inside the prompt the ids mean nothing."""
         ids, decoder = self.config.ids, self.model.decoder
-        pos = state.decoder.pos
-        prompt = pos < self.config.audio.left_slots + state.delay + 1
+        pos, last = state.decoder.pos, self.config.audio.left_slots + state.delay  # [B] where the prompt ends
+        prompt, writing = pos <= last, pos >= last  # the last id of the prompt is followed by the first that counts
         token = torch.where(prompt, ids.blank, state.token).masked_fill(pos == 0, ids.bos)  # [B]
         x = (decoder.embed(token) + audio)[:, None]  # [B, 1, D]
         logits = decoder.logits(decoder(x, state.gains, state.decoder, active))[:, 0]  # [B, V]
@@ -139,7 +141,7 @@ class VoxtralStream:
             weaker = ((state.blanks - self.policy.rut_slots) * RUT_STEP).clamp(0, RUT_MOST)
             logits[:, ids.blank] -= weaker
         token = logits.argmax(-1)
-        blanks = torch.where((token == ids.blank) & ~prompt, state.blanks + 1, 0)
+        blanks = torch.where((token == ids.blank) & writing, state.blanks + 1, 0)
         state.token.copy_(keep(token, state.token, active))
         state.blanks.copy_(keep(blanks, state.blanks, active))
         return token
@@ -184,22 +186,17 @@ class VoxtralStream:
                 found += self.finish(memo)
                 memo.ended = True
             elif token == self.config.ids.word:
-                found += self._close_word(memo)
-                ended_s = (memo.position - left - memo.delay - 0.5) * self.config.slot_s
-                memo.word_end_s = min(ended_s, memo.limit_s)
+                found += self._close_group(memo)
+                memo.group_end_s = self._spoken_s(memo)
             elif token == self.config.ids.blank:
-                found += self._close_word(memo)
+                found += self._close_group(memo)
             else:
                 found += self._text(memo.utf8.feed(self.tokenizer.token_bytes(token)), memo)
         return found
 
     def finish(self, memo: Memo) -> list[Event]:
         """What the end of the stream completes."""
-        return self._text(memo.utf8.finish(), memo) + self._close_word(memo)
-
-    def preview(self, memo: Memo) -> Memo:
-        """A copy to look ahead with."""
-        return copy.deepcopy(memo)
+        return self._text(memo.utf8.finish(), memo) + self._close_group(memo)
 
     def _text(self, text: str, memo: Memo) -> list[Event]:
         if not memo.started:
@@ -207,23 +204,38 @@ class VoxtralStream:
         if not text:
             return []
         memo.started = True
-        heard_s = max(0, memo.position - self.config.audio.left_slots) * self.config.slot_s
-        found: list[Event] = [Text(text, heard_s)]
+        heard_s = (memo.position - self.config.audio.left_slots) * self.config.slot_s
+        found: list[Event] = [Text(text, min(heard_s, memo.limit_s))]
         for character in text:
-            if character.isspace():
-                found += self._close_word(memo)
-            else:
+            if not character.isspace():
+                if memo.group_end_s is None:
+                    memo.group_end_s = self._spoken_s(memo)
                 memo.word += character
+            elif memo.word:
+                memo.group.append(memo.word)
+                memo.word = ""
+                if len(memo.group) == GROUP_WORDS:
+                    found += self._close_group(memo)
         return found
 
-    def _close_word(self, memo: Memo) -> list[Event]:
-        if not memo.word:
+    def _spoken_s(self, memo: Memo) -> float:
+        """When a word ended that is due now: half a slot ago on average, and the delay before that."""
+        slots = memo.position - self.config.audio.left_slots - memo.delay - 0.5
+        return min(slots * self.config.slot_s, memo.limit_s)
+
+    def _close_group(self, memo: Memo) -> list[Event]:
+        """The words behind one marker: it tells when the last of them ended, and each has its letters' share."""
+        words = [*memo.group, memo.word] if memo.word else memo.group
+        if not words:
             return []
-        text, memo.word = memo.word, ""
-        end_s = max(memo.word_end_s, memo.last_end_s)
-        start_s = max(memo.last_end_s, end_s - self.config.slot_s - LETTER_S * len(text))
-        memo.last_end_s = end_s
-        return [Word(text, start_s, end_s)]
+        letters = sum(map(len, words))
+        end_s = max(memo.group_end_s or 0.0, memo.last_end_s)
+        start_s = max(memo.last_end_s, end_s - self.config.slot_s - LETTER_S * letters)
+        shares = accumulate(map(len, words), initial=0)
+        edges = [start_s + (end_s - start_s) * share / letters for share in shares]
+        edges[-1] = end_s  # whatever the rounding
+        memo.group, memo.word, memo.group_end_s, memo.last_end_s = [], "", None, end_s
+        return [Word(text, *edges[i : i + 2]) for i, text in enumerate(words)]
 
 
 def streams(model: VoxtralRealtime, tokenizer: Path) -> tuple[VoxtralStream, VoxtralStream]:
