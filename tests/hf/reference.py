@@ -18,7 +18,7 @@ GEOMETRIES = [{"hop": 160, "window": 400}, {"hop": 160, "window": 400}, {"hop": 
 
 @contextmanager
 def their_manners():
-    """transformers warns of what it does by design."""
+    """Warnings of theirs pass: transformers warns of what it does by design."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -83,7 +83,7 @@ def sizes(seed: int) -> tuple[dict, list[np.ndarray]]:
 
 
 def pair(seed: int, folder: Path) -> Pair:
-    """A third of the checkpoints is written by us for both, a third by us in Mistral's layout for ourselves, a third by them."""
+    """The same weights for both: written by us in their layout, by us in Mistral's for ourselves, or by them."""
     import transformers
 
     changes, clips = sizes(seed)
@@ -121,7 +121,9 @@ def assert_same_ids(ours: torch.Tensor, theirs: torch.Tensor, logits: torch.Tens
             first = int(different[0])
             assert first >= prompt
             best = logits[row, first - 1].topk(2).values
-            assert best[0] - best[1] < 1e-4, f"row {row}: expected id {theirs[row, first]} at {first}, got {ours[row, first]}"
+            assert best[0] - best[1] < 1e-4, (
+                f"row {row}: expected id {theirs[row, first]} at {first}, got {ours[row, first]}"
+            )
 
 
 def chunks(processor, samples: np.ndarray, slots: int) -> list[torch.Tensor]:

@@ -346,7 +346,9 @@ def test_loss_corrected(hub):
     assert names["processor"].decode(labels[0]) == "ONE TWO"
     with pytest.raises(ValueError, match=r"expected labels of shape \[1, 48\], one per logit, got \[1, 7\]"):
         run(LOSS_LABELS, **names)  # the ids of the text alone say nothing of when a word is written
-    own = LOSS_LABELS.replace('processor(text=dataset[0]["text"], return_tensors="pt").input_ids', 'inputs["input_ids"]')
+    own = LOSS_LABELS.replace(
+        'processor(text=dataset[0]["text"], return_tensors="pt").input_ids', 'inputs["input_ids"]'
+    )
     names = run(own, **names)
     expected = torch.nn.functional.cross_entropy(names["logits"][0, :-1], names["inputs"].labels[0, 1:])
     torch.testing.assert_close(names["loss"], expected)

@@ -1,14 +1,15 @@
 """Every answer beside the one of transformers, over random configurations."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
-import earful
 from tests.hf.reference import assert_same_ids, chunks, pair, stream_of, their_manners
 
 pytest.importorskip("transformers")
-import transformers  # noqa: E402
+import transformers
 
 pytestmark = pytest.mark.reference
 SEEDS = range(24)
@@ -176,7 +177,7 @@ def test_steps_with_caches(both):
     ids = random_ids(both, rows, slots)
     cuts = [0, both.prompt, both.prompt + 1, both.prompt + 2, slots]
     caches, their_caches = {}, {}
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in pairwise(cuts):
         options = {
             "input_ids": ids[:, begin:end],
             "input_features": features[..., begin * per_token : end * per_token],

@@ -22,7 +22,7 @@ from earful.hf.features import (
 from earful.models.voxtral.processor import VoxtralProcessor
 
 Ids = Iterable[int] | Tensor | npt.NDArray[np.integer[Any]]
-# What `clean_up_tokenization_spaces` writes without the space before it; the pieces of these models carry no such spaces.
+# What `clean_up_tokenization_spaces` writes without the spaces around it.
 CLOSE_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 LANGUAGE = re.compile(r"^lang:[a-z]{2}")  # some models of the family begin a transcript with it
 

@@ -14,7 +14,7 @@ import torch
 from earful.checkpoint.fields import Fields
 from earful.checkpoint.files import Weights, write_json
 from earful.errors import CheckpointError
-from earful.models.voxtral.config import DecoderConfig, EncoderConfig, VoxtralConfig
+from earful.models.voxtral.config import AudioConfig, DecoderConfig, EncoderConfig, VoxtralConfig
 from earful.models.voxtral.config_files import (
     BOUNDS,
     DECODER_SIZES,
@@ -141,21 +141,26 @@ def to_hf(config: VoxtralConfig, dtype: torch.dtype) -> dict[str, dict[str, Any]
             "eos_token_id": config.ids.eos,
             "pad_token_id": config.ids.filler,
         },
-        "processor_config.json": {
-            "feature_extractor": {
-                "feature_extractor_type": "VoxtralRealtimeFeatureExtractor",
-                "feature_size": audio.bins,
-                "global_log_mel_max": audio.log_max,
-                "hop_length": audio.hop,
-                "n_fft": audio.window,
-                "padding_side": "right",
-                "padding_value": 0.0,
-                "return_attention_mask": True,
-                "sampling_rate": audio.rate_hz,
-                "win_length": audio.window,
-            },
-            "processor_class": "VoxtralRealtimeProcessor",
+        "processor_config.json": processor_json(audio),
+    }
+
+
+def processor_json(audio: AudioConfig) -> dict[str, Any]:
+    """The processor_config.json of a front end, as transformers 5.23 has it."""
+    return {
+        "feature_extractor": {
+            "feature_extractor_type": "VoxtralRealtimeFeatureExtractor",
+            "feature_size": audio.bins,
+            "global_log_mel_max": audio.log_max,
+            "hop_length": audio.hop,
+            "n_fft": audio.window,
+            "padding_side": "right",
+            "padding_value": 0.0,
+            "return_attention_mask": True,
+            "sampling_rate": audio.rate_hz,
+            "win_length": audio.window,
         },
+        "processor_class": "VoxtralRealtimeProcessor",
     }
 
 

@@ -23,6 +23,7 @@ from earful.checkpoint.fields import Fields
 from earful.checkpoint.files import write_json
 from earful.models.voxtral.config import AudioConfig, SpecialIds
 from earful.models.voxtral.config_files import LOG_MAX, front_end, log_max_of, special_ids
+from earful.models.voxtral.config_hf import processor_json
 from earful.text.tekken import Tekken
 
 Clip = npt.NDArray[Any]
@@ -133,25 +134,6 @@ MEL_SETTINGS = {
     "preprocessor_config.json": (),
     "params.json": ("multimodal", "whisper_model_args", "encoder_args", "audio_encoding_args"),
 }
-
-
-def processor_json(audio: AudioConfig) -> dict[str, Any]:
-    """The processor_config.json of a front end, as transformers 5.23 has it."""
-    return {
-        "feature_extractor": {
-            "feature_extractor_type": "VoxtralRealtimeFeatureExtractor",
-            "feature_size": audio.bins,
-            "global_log_mel_max": audio.log_max,
-            "hop_length": audio.hop,
-            "n_fft": audio.window,
-            "padding_side": "right",
-            "padding_value": 0.0,
-            "return_attention_mask": True,
-            "sampling_rate": audio.rate_hz,
-            "win_length": audio.window,
-        },
-        "processor_class": "VoxtralRealtimeProcessor",
-    }
 
 
 def mel(clips: Sequence[Clip], audio: AudioConfig, center: bool) -> Tensor:
