@@ -385,11 +385,33 @@ def test_a_wav_whose_writer_did_not_know_its_length(size, piped):
 
 
 @pytest.mark.parametrize("piped", [False, True])
-@pytest.mark.parametrize("tail", [b"", b"LIST\x04\0\0\0INFO", bytes(1_001)])
+@pytest.mark.parametrize(
+    "tail", [b"", b"LIST\x0c\0\0\0INFOIART\0\0\0\0", b"junk" + struct.pack("<I", 150_000) + bytes(150_000)]
+)
 def test_chunks_after_the_samples_are_no_break(tail, piped):
     content = riff(bytes(2 * 20_000), 1, 16)
     content = content[:4] + struct.pack("<I", len(content) - 8 + len(tail)) + content[8:] + tail
     assert len(read_audio(Pipe(content) if piped else io.BytesIO(content), 16_000)) == 20_000
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_a_chunk_after_the_samples_of_an_aiff_is_no_break(piped):
+    content = encode("a.aiff") + b"ANNO" + struct.pack(">I", 150_000) + bytes(150_000)
+    content = content[:4] + struct.pack(">I", len(content) - 8) + content[8:]
+    assert len(read_audio(Pipe(content) if piped else io.BytesIO(content), 8_000)) == 8_000
+
+
+def test_a_missing_padding_byte_is_no_break():
+    content = riff(bytes(20_001), 1, 8)
+    content = content[:4] + struct.pack("<I", len(content) - 8 + 1) + content[8:]
+    assert len(read_audio(io.BytesIO(content), 16_000)) == 20_001
+
+
+def test_a_title_in_another_alphabet():
+    title = b"LIST" + struct.pack("<I", 16) + b"INFOINAM" + struct.pack("<I", 4) + b"Caf\xe9"
+    content = riff(bytes(2 * 20_000), 1, 16)
+    content = b"RIFF" + struct.pack("<I", len(content) - 8 + len(title)) + b"WAVE" + title + content[12:]
+    assert len(read_audio(io.BytesIO(content), 16_000)) == 20_000
 
 
 @pytest.mark.parametrize("tail", [bytes(3_000), b"TAG" + bytes(125), b"Lyrics and other nonsense. " * 40])

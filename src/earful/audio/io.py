@@ -362,11 +362,12 @@ def _promised_s(container: InputContainer) -> float:
 
 def _promised_size(head: bytes) -> int:
     """How many bytes a WAV, AVI or AIFF file should have by its first chunk; 0 for other files and unknown sizes."""
-    order: dict[bytes, str] = {b"RIFF": "little", b"FORM": "big"}
-    if head[:4] not in order:
-        return 0
-    size = int.from_bytes(head[4:8], order[head[:4]])  # type: ignore[arg-type]
-    return 8 + size // 2 * 2 if size < UNKNOWN_SIZE else 0  # some leave out the last padding byte
+    size = 0
+    if head[:4] == b"RIFF":
+        size = int.from_bytes(head[4:8], "little")
+    elif head[:4] == b"FORM":
+        size = int.from_bytes(head[4:8], "big")
+    return 8 + size - 1 if 0 < size < UNKNOWN_SIZE else 0  # less the padding byte that some count but leave out
 
 
 def _if_any(samples: Samples) -> Iterator[Samples]:
