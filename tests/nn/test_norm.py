@@ -1,0 +1,25 @@
+"""Root-mean-square normalisation against its formula in float64."""
+
+import pytest
+import torch
+
+from earful.nn.norm import RMSNorm
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e4])
+@pytest.mark.parametrize("dtype, rtol", [(torch.float32, 1e-6), (torch.bfloat16, 2**-7), (torch.float16, 2**-9)])
+def test_norm_is_its_formula(scale, dtype, rtol):
+    norm = RMSNorm(40, eps=1e-5)
+    torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(0))
+    norm = norm.to(dtype)
+    x = (torch.randn(2, 3, 40, generator=torch.Generator().manual_seed(1)) * scale).to(dtype)
+    wide = x.double()
+    expected = norm.weight.double() * wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    y = norm(x)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.double(), expected, rtol=rtol, atol=1e-7)
+
+
+def test_statistics_of_large_half_precision_values_do_not_overflow():
+    y = RMSNorm(8, eps=1e-5).half()(torch.full([1, 8], 60_000.0, dtype=torch.float16))
+    torch.testing.assert_close(y, torch.ones_like(y))
