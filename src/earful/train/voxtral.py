@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,9 +74,15 @@ def batches(
 ) -> Iterator[Batch]:
     """The batches of steps `step` to `steps`, the same ones whether or not a run was interrupted."""
     examples = Examples(packer, seed, step * size, (steps - step) * size)
-    loader = DataLoader(examples, batch_size=size, num_workers=workers, prefetch_factor=4 if workers else None)
+    ahead = 4 if workers else None
+    loader = DataLoader(examples, size, num_workers=workers, prefetch_factor=ahead, worker_init_fn=_ignore_ctrl_c)
     for number, batch in enumerate(loader, step):
         yield {**batch, "auxiliary_weight": auxiliary_weight(number)}
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, but a worker that dies of it would break the saving of the run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def train(
