@@ -225,6 +225,10 @@ def test_texts(both):
     # Theirs decodes the runs between special ids one by one and breaks characters there, so there are none here.
     ids = ids.clamp(min=len(ours.tokenizer.all_special_ids))
     assert ours.batch_decode(ids, skip_special_tokens=True) == theirs.batch_decode(ids, skip_special_tokens=True)
+    apart = ours.tokenizer.encode(" ' one ' two , it 's 're n't . ? ! ' ' 'm 've")
+    for clean in (True, False, None):
+        options = {"clean_up_tokenization_spaces": clean}
+        assert ours.decode(apart, **options) == theirs.decode(apart, **options)
     texts = ["lang:en what a day", " one two", "naïve 日本"]
     rows, their_rows = ours(text=texts), theirs.tokenizer(texts, padding=True, add_special_tokens=False)
     assert rows.input_ids == their_rows["input_ids"]

@@ -35,10 +35,12 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Of the content of a config.json."""
-        names = {item.name for item in fields(cls)} - {"other"}
-        known = {name: deepcopy(value) for name, value in values.items() if name in names}
-        return cls(**known, other={name: deepcopy(value) for name, value in values.items() if name not in names})
+        """Of the content of a config.json; raises ValueError for one of another kind of model."""
+        values = deepcopy(values)
+        if (kind := values.pop("model_type", cls.model_type)) != cls.model_type:
+            raise ValueError(f"expected a config of model_type {cls.model_type}, got {shown(kind)}")
+        known = {item.name: values.pop(item.name) for item in fields(cls) if item.name in values}
+        return cls(**known, other=values)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a config.json."""

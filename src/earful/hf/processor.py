@@ -86,7 +86,7 @@ class VoxtralRealtimeTokenizer:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tekken.json; raises `CheckpointError` when it cannot."""
-        self.core.tekken.save(Path(folder) / "tekken.json")
+        self.core.save_tokenizer(Path(folder))
 
 
 def plain(ids: Ids) -> list[int]:

@@ -43,6 +43,7 @@ class VoxtralRealtimeForConditionalGeneration(nn.Module):
         super().__init__()
         self._hold(VoxtralRealtime(config.to_core()), config)
         initialise(self.core, config.text_config.initializer_range)
+        initialise(self.core.encoder, config.audio_config.initializer_range)
 
     def _hold(self, core: VoxtralRealtime, config: VoxtralRealtimeConfig, tokenizer: Path | None = None) -> None:
         self.core, self.config, self.tokenizer_file = core, config, tokenizer

@@ -20,7 +20,7 @@ from torch import Tensor
 from earful.audio.frames import as_samples
 from earful.audio.mel import log_mel
 from earful.checkpoint.fields import Fields
-from earful.checkpoint.files import write_json
+from earful.checkpoint.files import replacing, write_json
 from earful.models.voxtral.config import AudioConfig, SpecialIds
 from earful.models.voxtral.config_files import LOG_MAX, front_end, log_max_of, special_ids
 from earful.models.voxtral.config_hf import processor_json
@@ -62,7 +62,12 @@ class VoxtralProcessor:
     def save(self, folder: Path) -> None:
         """Write processor_config.json and tekken.json; raises `CheckpointError` when it cannot."""
         write_json(folder / "processor_config.json", processor_json(self.audio))
-        self.tekken.save(folder / "tekken.json")
+        self.save_tokenizer(folder)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write tekken.json; raises `CheckpointError` when it cannot."""
+        with replacing(folder / "tekken.json") as temporary:
+            self.tekken.save(temporary)
 
     @property
     def slot_samples(self) -> int:
