@@ -311,7 +311,7 @@ def found(folder: Path) -> list[str]:
 def some(names: Iterable[str], most: int = 3) -> str:
     """The first few of some names and how many more there are, for a message."""
     ordered = sorted(names)
-    cut = [name if name.isprintable() and len(name) < 120 else shown(name) for name in ordered[:most]]
+    cut = [name if name.isprintable() and len(name) < 250 else shown(name) for name in ordered[:most]]
     more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
     return ", ".join(cut) + more if cut else "nothing"
 
@@ -368,3 +368,21 @@ def fetch(source: str | Path, revision: str | None = None) -> Path:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def hub_cache() -> Path:
+    """Where downloads are kept."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def cached(name: str) -> Path | None:
+    """The folder of a hub id that has been downloaded, if it has."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for marker in ("params.json", "config.json"):
+        path = try_to_load_from_cache(name, marker)
+        if isinstance(path, str):
+            return Path(path).parent
+    return None

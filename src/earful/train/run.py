@@ -16,6 +16,7 @@ from earful.models.voxtral.config import PRESETS, VoxtralConfig
 from earful.models.voxtral.config_files import CONV_STRIDE, LOG_MAX, checked, front_end, special_ids
 from earful.models.voxtral.model import VoxtralRealtime
 from earful.text.tekken import Tekken
+from earful.train.augment import CLEAN
 from earful.train.data import build_cache
 from earful.train.loop import Schedule, Trainer
 from earful.train.packing import Packer
@@ -40,7 +41,8 @@ class Run:
     tokenizer: Path | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
     delays: Mapping[int, float] = field(default_factory=lambda: DELAYS)
-    batch: int = 16
+    clean: float = CLEAN
+    batch: int = 8
     seconds: float = 12.0
     matrix_rate: float = Schedule.matrix_rate
     other_rate: float = Schedule.other_rate
@@ -60,7 +62,7 @@ def train_run(run: Run, report: Callable[[dict[str, float]], None] = lambda _: N
     corpus = build_cache(run.manifests, run.folder / "audio", model.config.audio.rate_hz)
     slots = model.config.audio.left_slots + round(run.seconds / model.config.slot_s)
     encode = Tekken.from_file(tokenizer).encode
-    packer = Packer(corpus, model.config, encode, slots, run.delays, run.phoneme_latency, run.shares or None)
+    packer = Packer(corpus, model.config, encode, slots, run.delays, run.phoneme_latency, run.shares or None, run.clean)
     schedule = Schedule(run.steps, matrix_rate=run.matrix_rate, other_rate=run.other_rate)
     trainer = train(
         model,

@@ -1,0 +1,81 @@
+"""The command line: one small function per command, in the module that its name says."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from earful.errors import EarfulError
+
+app = typer.Typer(
+    name="earful",
+    help="Live speech models: audio goes in while it is spoken, words come out a moment later.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+INTERRUPTED = 130  # what a shell reports for Ctrl-C
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from earful import __version__
+
+        typer.echo(f"earful {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run a command; every error is one line on stderr, with the exit code that tells its kind."""
+    from earful.cli import evaluate, files, listen, models, training
+
+    for module in (files, listen, models, training, evaluate):
+        module.register(app)
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    sys.exit(run(arguments, debug=len(arguments) < len(sys.argv) - 1))
+
+
+def run(arguments: list[str], debug: bool = False) -> int:
+    """The exit code of one command line: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C."""
+    try:
+        code = app(arguments or ["--help"], standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except typer.Exit as stop:
+        return stop.exit_code
+    except TyperException as error:
+        return fail(error.format_message(), hint="earful --help lists commands and options", code=error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read us has had enough: say nothing more, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (EarfulError, OSError, ValueError) as error:
+        if debug:
+            raise
+        return fail(str(error))
+    except Exception as error:
+        if debug:
+            raise
+        return fail(f"internal error: {type(error).__name__}: {error}", hint="run again with --debug")
+
+
+def fail(message: str, hint: str | None = None, code: int = 1) -> int:
+    """Say in one line what is wrong; returns the exit code."""
+    line = " ".join(message.split())
+    typer.echo(f"earful: {line}" + (f" ({hint})" if hint else ""), err=True)
+    return code

@@ -1,0 +1,29 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from earful.api import SpeechModel, load
+
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="A folder or a hub id.", show_default="the built-in English model")
+]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="as stored")]
+Delay = Annotated[
+    float | None,
+    typer.Option(help="Seconds to hear past a word before it is written.", show_default="the model's own"),
+]
+
+
+def open_model(model: str | None, device: str, dtype: str | None) -> SpeechModel:
+    """The model that the options name. Raises CheckpointError and ValueError in one line."""
+    return load(model, device=device, dtype=dtype)
+
+
+def shown(path: str | Path) -> str:
+    return "standard input" if str(path) == "-" else str(path)
