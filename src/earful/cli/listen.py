@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -105,8 +106,7 @@ class Captions:
     model: str
     delay_s: float | None
     text: str = ""
-    fresh: int = 0  # characters at the end that are new
-    fresh_until_s: float = 0.0
+    arrivals: deque[tuple[float, int]] = field(default_factory=deque)  # when, and how many characters came, of late
     heard_s: float = 0.0
     lag_s: float = 0.0
     level_db: float = FLOOR_DB
@@ -120,15 +120,14 @@ class Captions:
         self.lag_s = max(0.0, elapsed_s - self.heard_s)
         power = float(np.mean(np.square(block, dtype=np.float64))) if len(block) else 0.0
         self.level_db = max(FLOOR_DB, 10 * np.log10(power + 1e-12))
-        if self.heard_s > self.fresh_until_s:
-            self.fresh = 0
+        while self.arrivals and self.arrivals[0][0] < self.heard_s - FRESH_S:
+            self.arrivals.popleft()
 
     def take(self, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, Text):
                 self.text = (self.text + event.text)[-SHOWN_CHARACTERS:]
-                self.fresh = min(len(self.text), self.fresh + len(event.text))
-                self.fresh_until_s = self.heard_s + FRESH_S
+                self.arrivals.append((self.heard_s, len(event.text)))
             elif isinstance(event, Word):
                 if self.line and event.start_s - self.last_end_s > PAUSE_S:
                     self.lines.append(self.line)
@@ -137,7 +136,8 @@ class Captions:
                 self.last_end_s = event.end_s
 
     def picture(self) -> Group:
-        settled = len(self.text) - (0 if self.finished else self.fresh)
+        fresh = 0 if self.finished else sum(count for _, count in self.arrivals)
+        settled = max(0, len(self.text) - fresh)
         said = Styled(self.text[:settled]) + Styled(self.text[settled:], style="bold cyan")
         share = (self.level_db - FLOOR_DB) / -FLOOR_DB
         bars = "".join(METER[min(len(METER) - 1, i)] if i / len(METER) < share else " " for i in range(len(METER)))
