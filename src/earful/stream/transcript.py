@@ -154,7 +154,7 @@ def _spread(text: str, duration_s: float) -> Iterator[Segment]:
     """Segments of a text without word times, each with its share of the duration."""
     rest = " ".join(text.split())
     seconds = duration_s / max(1, _width(rest))  # to a column
-    most = min(SEGMENT_WIDTH, max(LEAST_WIDTH, int(SEGMENT_S / seconds))) if seconds else SEGMENT_WIDTH
+    most = max(LEAST_WIDTH, int(min(SEGMENT_WIDTH, SEGMENT_S / seconds))) if seconds else SEGMENT_WIDTH
     start_s = 0.0
     while rest:
         at = _fold(rest, most)
