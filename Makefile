@@ -15,7 +15,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/core.stamp  ## transcribe a bundled recording of a person, with the time of each word
-	$(VENV)/bin/earful transcribe --format tsv src/earful/builtin/demo.flac
+	$(VENV)/bin/earful transcribe --words --format tsv src/earful/builtin/demo.flac
 
 setup: $(VENV)/dev.stamp  ## the environment for everything below
 
