@@ -24,11 +24,7 @@ def microphone(
     device: a name or a number of sounddevice's; None is the system's choice. Raises AudioError when sounddevice is not
     installed, there is no such device, or the listener falls far behind.
     """
-    try:
-        import sounddevice
-    except (ImportError, OSError) as error:  # OSError: it is there, but PortAudio is not
-        hint = "pip install 'earful[mic]'" if isinstance(error, ImportError) else "install PortAudio (libportaudio2)"
-        raise AudioError(f"expected sounddevice to reach the microphone, got: {error}: {hint}") from error
+    sounddevice = _sounddevice()
     waiting: queue.Queue[npt.NDArray[np.float32]] = queue.Queue(WAITING_BLOCKS)
     lost = False
 
@@ -62,7 +58,19 @@ def microphone(
 
 
 def microphones() -> list[str]:
-    """The names of the devices that can record; empty where there is none. Raises ImportError without sounddevice."""
-    import sounddevice
+    """The names of the devices that can record; empty where there is none. Raises AudioError without sounddevice."""
+    sounddevice = _sounddevice()
+    try:
+        devices = sounddevice.query_devices()
+    except sounddevice.PortAudioError as error:
+        raise AudioError(f"expected a list of microphones, got: {error}") from error
+    return [device["name"] for device in devices if device["max_input_channels"] > 0]
 
-    return [device["name"] for device in sounddevice.query_devices() if device["max_input_channels"] > 0]
+
+def _sounddevice() -> Any:
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:  # OSError: it is there, but PortAudio is not
+        hint = "pip install 'earful[mic]'" if isinstance(error, ImportError) else "install PortAudio (libportaudio2)"
+        raise AudioError(f"expected sounddevice to reach the microphone, got: {error}: {hint}") from error
+    return sounddevice

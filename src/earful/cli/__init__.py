@@ -41,10 +41,6 @@ def _options(
 
 def main() -> None:
     """Run a command; every error is one line on stderr, with the exit code that tells its kind."""
-    from earful.cli import evaluate, files, listen, models, training
-
-    for module in (files, listen, models, training, evaluate):
-        module.register(app)
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     sys.exit(run(arguments, debug=len(arguments) < len(sys.argv) - 1))
 
@@ -52,6 +48,7 @@ def main() -> None:
 def run(arguments: list[str], debug: bool = False) -> int:
     """The exit code of one command line: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C."""
     try:
+        _register()
         code = app(arguments or ["--help"], standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -67,11 +64,31 @@ def run(arguments: list[str], debug: bool = False) -> int:
     except (EarfulError, OSError, ValueError) as error:
         if debug:
             raise
-        return fail(str(error))
+        return fail(_reason(error))
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        return fail(f"expected {error.name} to be installed, got no such module", hint="earful doctor says how")
     except Exception as error:
         if debug:
             raise
         return fail(f"internal error: {type(error).__name__}: {error}", hint="run again with --debug")
+
+
+def _register() -> None:
+    """Add the commands, once; here because importing them takes seconds, in which Ctrl-C may come."""
+    from earful.cli import evaluate, files, listen, models, training
+
+    if not app.registered_commands:
+        for module in (files, listen, models, training, evaluate):
+            module.register(app)
+
+
+def _reason(error: Exception) -> str:
+    """What an exception says, without the number that the system gives it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def fail(message: str, hint: str | None = None, code: int = 1) -> int:

@@ -21,37 +21,10 @@ from earful.errors import CheckpointError, EarfulError
 from earful.events import Event, Text, Word
 from earful.stream.transcript import FORMATS, Transcript
 
-SUFFIXES = set(
-    [
-        ".aac",
-        ".aif",
-        ".aiff",
-        ".au",
-        ".avi",
-        ".caf",
-        ".flac",
-        ".g722",
-        ".m4a",
-        ".m4b",
-        ".m4v",
-        ".mka",
-        ".mkv",
-        ".mov",
-        ".mp2",
-        ".mp3",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".oga",
-        ".ogg",
-        ".opus",
-        ".ts",
-        ".wav",
-        ".webm",
-        ".wma",
-        ".wmv",
-    ]
-)
+SUFFIXES = {
+    ".aac", ".aif", ".aiff", ".au", ".avi", ".caf", ".flac", ".g722", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov",
+    ".mp2", ".mp3", ".mp4", ".mpeg", ".mpg", ".oga", ".ogg", ".opus", ".ts", ".wav", ".webm", ".wma", ".wmv",
+}  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -74,6 +47,8 @@ def transcribe(
     sources = expand(files)
     if not sources:
         raise typer.BadParameter(f"expected audio or video in {', '.join(files)}, got none")
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)  # an error now is better than after an hour of audio
     loaded = open_model(model, device, dtype)
     live = len(sources) == 1 and formats == ["txt"] and not (output or words) and sys.stdout.isatty()
     job = Job(loaded, sources, formats, output, words, live=live)
@@ -130,7 +105,7 @@ class Job:
     words: bool
     live: bool  # print pieces of text as soon as they are known
     failed: list[str] = field(default_factory=list)
-    done: dict[int, Transcript] = field(default_factory=dict)  # waiting for those before them
+    done: dict[int, Transcript | None] = field(default_factory=dict)  # waiting for those before them; None: failed
     printed: int = 0
 
     def run(self, batch: int, delay: float | None) -> int:
@@ -167,7 +142,7 @@ class Job:
         if outcome.error is None or outcome.transcript.duration_s:
             self._deliver(number, outcome.transcript)
         else:
-            self.done[number] = outcome.transcript
+            self.done[number] = None
         if outcome.error is not None:
             self._fail(number, outcome.error)
         self._print_waiting()
@@ -193,20 +168,19 @@ class Job:
 
     def _print_waiting(self, everything: bool = False) -> None:
         """Print what is done, in the order of the command line."""
-        while self.output is None and self.printed < len(self.sources):
+        while self.output is None and self.done and (everything or self.printed in self.done):
             transcript = self.done.pop(self.printed, None)
-            if transcript is None:
-                if not (everything and self.done):
-                    return
-            elif self.live:
-                print("\n" if transcript.text else "", end="", flush=True)
-            else:
-                chosen = transcript.by_word() if self.words else transcript
-                text = (
-                    _word_lines(chosen) if self.words and self.formats == ["txt"] else FORMATS[self.formats[0]](chosen)
-                )
-                print(text, end="", flush=True)
             self.printed += 1
+            if transcript is not None:
+                print(self._printable(transcript), end="", flush=True)
+
+    def _printable(self, transcript: Transcript) -> str:
+        if self.live:  # all but the end of the line is there already
+            return "\n" if transcript.text else ""
+        chosen = transcript.by_word() if self.words else transcript
+        if self.words and self.formats == ["txt"]:
+            return "".join(f"{s.start_s:8.2f} {s.end_s:8.2f}  {s.text}\n" for s in chosen.segments)
+        return FORMATS[self.formats[0]](chosen)
 
     def _seconds(self, source: str) -> float | None:
         if source == "-" or not sys.stderr.isatty():
@@ -223,7 +197,3 @@ def _so_far(events: Iterable[Event], language: str | None, heard_s: float) -> Tr
     events = list(events)
     text = "".join(event.text for event in events if isinstance(event, Text))
     return Transcript.of(text, [event for event in events if isinstance(event, Word)], language, heard_s)
-
-
-def _word_lines(transcript: Transcript) -> str:
-    return "".join(f"{s.start_s:8.2f} {s.end_s:8.2f}  {s.text}\n" for s in transcript.segments)

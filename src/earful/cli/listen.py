@@ -29,6 +29,7 @@ BLOCK_S = 0.08
 SHOWN_CHARACTERS = 700  # how much of the captions stays on the screen
 FRESH_S = 1.2  # how long a word counts as new
 PAUSE_S = 1.0  # a silence between words that ends a line in a pipe
+LINE_CHARACTERS = 300  # at which a line in a pipe ends anyway
 FLOOR_DB = -60.0
 METER = "▁▂▃▄▅▆▇█"
 
@@ -80,9 +81,8 @@ def listen(
         finally:
             events = session.finish()
             captions.take(events)
-            show(events)
             captions.finished = True
-            show([])
+            show(events)
     raise typer.Exit(code)
 
 
@@ -111,9 +111,6 @@ class Captions:
     lag_s: float = 0.0
     level_db: float = FLOOR_DB
     finished: bool = False
-    last_end_s: float = 0.0
-    line: str = ""  # what a pipe has not been given yet
-    lines: list[str] = field(default_factory=list)
 
     def heard(self, block: Samples, rate_hz: int, elapsed_s: float) -> None:
         self.heard_s += len(block) / rate_hz
@@ -128,12 +125,6 @@ class Captions:
             if isinstance(event, Text):
                 self.text = (self.text + event.text)[-SHOWN_CHARACTERS:]
                 self.arrivals.append((self.heard_s, len(event.text)))
-            elif isinstance(event, Word):
-                if self.line and event.start_s - self.last_end_s > PAUSE_S:
-                    self.lines.append(self.line)
-                    self.line = ""
-                self.line = f"{self.line} {event.text}".strip()
-                self.last_end_s = event.end_s
 
     def picture(self) -> Group:
         fresh = 0 if self.finished else sum(count for _, count in self.arrivals)
@@ -152,9 +143,33 @@ def _display(captions: Captions, format: str) -> Any:
     """A context whose value shows what has come: live on a terminal, lines or events in a pipe."""
     if format == "jsonl":
         return nullcontext(_print_events)
-    if not sys.stdout.isatty():
-        return nullcontext(lambda events: _print_lines(captions))
-    return _OnScreen(captions)
+    return _OnScreen(captions) if sys.stdout.isatty() else _Lines()
+
+
+class _Lines:
+    """A line for each stretch of speech."""
+
+    def __init__(self) -> None:
+        self.line, self.end_s = "", 0.0
+
+    def __enter__(self) -> Any:
+        return self.show
+
+    def show(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Word):
+                if event.start_s - self.end_s > PAUSE_S or len(self.line) + len(event.text) >= LINE_CHARACTERS:
+                    self.end_line()
+                self.line = f"{self.line} {event.text}".strip()
+                self.end_s = event.end_s
+
+    def end_line(self) -> None:
+        if self.line:
+            print(self.line, flush=True)
+        self.line = ""
+
+    def __exit__(self, *error: Any) -> None:
+        self.end_line()
 
 
 class _OnScreen:
@@ -175,12 +190,3 @@ def _print_events(events: list[Event]) -> None:
         if isinstance(event, (Text, Word)):
             fields = {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(event).items()}
             print(json.dumps({"type": type(event).__name__.lower(), **fields}, ensure_ascii=False), flush=True)
-
-
-def _print_lines(captions: Captions) -> None:
-    if captions.finished and captions.line:
-        captions.lines.append(captions.line)
-        captions.line = ""
-    for line in captions.lines:
-        print(line, flush=True)
-    captions.lines.clear()

@@ -13,6 +13,7 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from earful import api, registry
 from earful.checkpoint.files import cached, fetch, hub_cache
@@ -39,12 +40,12 @@ def register(app: typer.Typer) -> None:
 def models() -> None:
     """What can be loaded: the built-in model, and published ones with where they are on this machine."""
     size = sum(file.stat().st_size for file in api.BUILTIN.iterdir())
-    console = Console(highlight=False)
-    console.print(f"[bold]built-in[/] small live English, {size / 1e6:.0f} MB\n    {api.BUILTIN}", soft_wrap=True)
+    rows = [("built-in", f"small live English, {size / 1e6:.0f} MB", str(api.BUILTIN))]
     for name, what in PUBLISHED.items():
-        folder = cached(name)
-        where = folder or f"not here yet: --model {name} fetches it"
-        console.print(f"[bold]{name}[/] {what}\n    {where}", soft_wrap=True)
+        rows.append((name, what, str(cached(name) or f"not here yet: --model {name} fetches it")))
+    console = Console(highlight=False)
+    for name, what, where in rows:
+        console.print(Text.assemble((name, "bold"), f" {what}\n    {where}"), soft_wrap=True)
 
 
 def convert(
@@ -68,8 +69,9 @@ def doctor() -> None:
     broken = False
     console = Console(highlight=False)
     for name, found, fix, essential in checks():
-        mark = "[green]ok[/]" if fix is None else ("[red]broken[/]" if essential else "[yellow]missing[/]")
-        console.print(f"{mark:>16} {name}: {found}" + (f" -> {fix}" if fix else ""), soft_wrap=True)
+        mark, colour = ("ok", "green") if fix is None else ("broken", "red") if essential else ("missing", "yellow")
+        line = f" {name}: {found}" + (f" -> {fix}" if fix else "")
+        console.print(Text.assemble((f"{mark:>7}", colour), line), soft_wrap=True)
         broken |= essential and fix is not None
     raise typer.Exit(1 if broken else 0)
 

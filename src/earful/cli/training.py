@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from earful.cli import INTERRUPTED, fail
 from earful.cli.options import Device
 
 
@@ -61,13 +63,16 @@ def train(
         workers=workers,
     )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("reading the audio", total=steps)
 
         def report(row: dict[str, float]) -> None:
             progress.update(task, completed=int(row["step"]), description=f"text loss {row['text']:.3f}")
 
-        model = train_run(run, report)
+        try:
+            model = train_run(run, report)
+        except KeyboardInterrupt:
+            raise typer.Exit(fail("stopped and saved: the same command goes on", code=INTERRUPTED)) from None
     draw_curves(output, output / "curves.png")
     typer.echo(str(model))
 

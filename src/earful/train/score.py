@@ -36,7 +36,7 @@ class Score:
     words: int
     errors: int
     utterances: int
-    speakers: int
+    speakers: int  # that are named
 
     @property
     def wer(self) -> float:
@@ -107,13 +107,15 @@ def scores(references: Sequence[Reference], texts: Sequence[str]) -> list[Score]
 
     normalise = EnglishTextNormalizer()
     found = []
-    kinds = list(dict.fromkeys(reference.kind for reference in references))
-    for kind in [*kinds, "all"] if kinds != ["all"] else kinds:
+    kinds = dict.fromkeys(reference.kind for reference in references if reference.kind != "all")
+    for kind in [*kinds, "all"]:
         chosen = [i for i, r in enumerate(references) if kind in (r.kind, "all")]
         pairs = [(normalise(references[i].text.lower()), normalise(texts[i].lower())) for i in chosen]
         said = [(reference, text) for reference, text in pairs if reference]
-        result = jiwer.process_words([reference for reference, _ in said], [text for _, text in said])
-        errors = result.substitutions + result.deletions + result.insertions
-        speakers = {references[i].speaker for i in chosen}
+        errors = sum(len(text.split()) for reference, text in pairs if not reference)  # heard where nothing was said
+        if said:
+            result = jiwer.process_words([reference for reference, _ in said], [text for _, text in said])
+            errors += result.substitutions + result.deletions + result.insertions
+        speakers = {references[i].speaker for i in chosen} - {None}
         found.append(Score(kind, sum(len(r.split()) for r, _ in said), errors, len(chosen), len(speakers)))
     return found
