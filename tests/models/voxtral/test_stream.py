@@ -1,0 +1,390 @@
+"""The law for Voxtral Realtime: ids, text, words and times of a stream are those of the plain offline definition."""
+
+import copy
+import math
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from earful.events import Text, Word
+from earful.models.voxtral.model import VoxtralRealtime
+from earful.models.voxtral.stream import CHUNK_SLOTS, GROUP_WORDS, LETTER_S, Memo, Policy, VoxtralStream
+from earful.nn.state import leaves, row, select
+from earful.stream.engine import Engine, Lane
+from earful.stream.session import Session
+from earful.train.targets import written
+from tests.helpers import (
+    LIVE,
+    SIZES,
+    Clip,
+    Recorded,
+    clip,
+    hear_all,
+    near_tie,
+    offline,
+    said,
+    spoken_like,
+    tiny_family,
+    told,
+)
+
+SLOT = 1280
+SLOT_S = 0.08
+BOS, END, BLANK, MARKER, SPECIAL, BYTE = 1, 2, 32, 33, 35, 40  # of the tiny tokenizer; the 256 bytes from 40 on
+
+
+def assert_says(session: Session, one: Clip, chunks: list[np.ndarray]) -> None:
+    """The session, fed with these chunks, says what the clip gives offline."""
+    memo = session._lane.memo
+    events = [event for chunk in chunks for event in session.feed(chunk)]
+    events += session.finish()
+    assert memo.ids == one.ids
+    assert events == one.events
+
+
+# ------------------------------------------------------------------------------------------------------------ the law
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@settings(max_examples=10)
+@given(
+    cuts=st.lists(st.integers(0, 40 * SLOT) | st.integers(0, 40).map(lambda n: n * SLOT + 40), max_size=12),
+    delay=st.sampled_from([1, 6]),
+)
+def test_any_chunks_say_what_the_whole_says(sizes, cuts, delay):
+    family = tiny_family(sizes)
+    one = clip(family, 40 * SLOT - 77, delay)
+    assert len(set(one.ids)) > 8  # a model that hears, not one that repeats itself
+    session = Session(Engine(family), delay_s=one.delay_s)
+    assert_says(session, one, np.split(one.samples, sorted(min(cut, len(one.samples)) for cut in cuts)))
+
+
+@pytest.mark.parametrize("sizes", ["published", "builtin"])
+def test_single_samples_say_what_the_whole_says(sizes):
+    one = clip(tiny_family(sizes), 3 * SLOT + 41, 2)
+    assert_says(Session(Engine(tiny_family(sizes)), delay_s=one.delay_s), one, list(one.samples[:, None]))
+
+
+@pytest.mark.parametrize("length", [0, 1, 39, 40, 41, 200, 1279, 1280, 1281, 1319, 1320, 1321, 9000])
+@pytest.mark.parametrize("sizes", ["published", "builtin"])
+def test_audio_of_any_length(sizes, length):
+    one = clip(tiny_family(sizes), length, 6)
+    assert len(one.ids) == math.ceil(length / SLOT) + 11
+    assert_says(Session(Engine(tiny_family(sizes)), delay_s=0.48), one, [one.samples])
+
+
+@pytest.mark.parametrize("delay", [1, 2, 3, 7, 12, 15, 29, 30])
+def test_any_delay(delay):
+    one = clip(tiny_family("published"), 10 * SLOT, delay)
+    assert_says(Session(Engine(tiny_family("published")), delay_s=one.delay_s), one, [one.samples])
+
+
+def test_the_delay_of_the_model_is_the_default():
+    family = tiny_family("published")
+    one = clip(family, 10 * SLOT, family.config.audio.delay_slots)
+    assert_says(Session(Engine(family)), one, [one.samples])
+
+
+@pytest.mark.parametrize("delay_s", [0.1, 0, 0.04, -0.08, 2.48, 1e9, math.nan, math.inf])
+def test_other_delays_are_refused_and_take_no_slot(delay_s):
+    engine = Engine(tiny_family("builtin"))
+    with pytest.raises(ValueError, match=r"^expected a delay of 0.08 to 2.4 s in steps of 0.08 s, got \S+ s$"):
+        Session(engine, delay_s=delay_s)
+    Session(engine, delay_s=2.4)  # the only slot is still free
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"left_slots": 0}, "expected at least 1 silent slot before the audio, got 0"),
+        ({"log_max": None}, "expected a constant log_max, got none"),
+    ],
+)
+def test_a_model_that_cannot_stream_is_refused(change, message):
+    config = tiny_family("builtin").config
+    with torch.device("meta"):
+        model = VoxtralRealtime(replace(config, audio=replace(config.audio, **change)))
+    with pytest.raises(ValueError, match=message):
+        VoxtralStream(model, tiny_family("builtin").tokenizer)
+
+
+# -------------------------------------------------------------------------------------------------------------- state
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_frozen_slots_do_not_notice_and_nothing_moves_in_memory(seed):
+    """Random slots step, by 1 or by 32; the others are handed noise. Each says what it says alone."""
+    family, rng = tiny_family("builtin"), np.random.default_rng(seed)
+    clips = [clip(family, 70 * SLOT, delay) for delay in (1, 6, 12)]
+    state = family.init_state(3)
+    addresses = [leaf.data_ptr() for leaf in leaves(state)]
+    rings = {leaf.data_ptr() for part in (state.encoder, state.decoder) for leaf in leaves(part.layers)}
+    memos = [family.open(state, slot, one.delay_s) for slot, one in enumerate(clips)]
+    before_audio = np.zeros(family.lead + family.before, np.float32)
+    signals = [np.concatenate([before_audio, one.samples]) for one in clips]
+    at = [0, 0, 0]
+    for _ in range(20):
+        slots = int(rng.choice([1, CHUNK_SLOTS], p=[0.8, 0.2]))
+        counts = [slots if rng.random() < 0.6 and begin + slots < 70 else 0 for begin in at]
+        if not any(counts):
+            continue
+        samples = rng.standard_normal((3, slots * SLOT + family.before + family.after)).astype(np.float32)
+        for slot, count in enumerate(counts):
+            if count:
+                samples[slot] = signals[slot][at[slot] * SLOT :][: samples.shape[1]]
+                at[slot] += count
+        before = select(state, range(3))
+        rows = family.step(state, torch.from_numpy(samples), counts).tolist()
+        for slot, count in enumerate(counts):
+            family.events(rows[slot][:count], memos[slot])
+        for leaf, old in zip(leaves(state), leaves(before), strict=True):
+            for slot, count in enumerate(counts):
+                if not count and leaf.data_ptr() not in rings:  # what is written to a ring shows, or not, in the ids
+                    assert torch.equal(leaf[slot], old[slot])
+        assert [leaf.data_ptr() for leaf in leaves(state)] == addresses
+    for memo, one in zip(memos, clips, strict=True):
+        assert memo.ids == one.ids[: len(memo.ids)]
+
+
+def test_a_stream_goes_on_exactly_after_six_hours(monkeypatch):
+    """Ids as after ten seconds, in any chunks and beside a stream that has just begun; logits but for rounding."""
+    family = Recorded(tiny_family("builtin").model, tiny_family("builtin").tokenizer)
+    family.chunk = 128  # fewer calls
+    decoder, delay_s = family.model.decoder, 0.48
+    silence = torch.full((1, family.config.encoder.mels, family.chunk * family.config.mels_per_slot), -0.625)
+    blanks = torch.full((1, family.chunk), BLANK)
+    state = family.init_state(1)
+    family.open(state, 0, delay_s)
+
+    @torch.inference_mode()
+    def silent_for(seconds: float) -> None:
+        while state.decoder.pos < seconds / SLOT_S:
+            audio = family.model.hear(silence, state.encoder)
+            decoder(decoder.embed(blanks) + audio, state.gains, state.decoder)
+        state.token.fill_(BLANK)
+
+    @torch.inference_mode()
+    def resume(engine: Engine) -> Lane:
+        lane = engine.open(delay_s=delay_s)
+        for leaf, late in zip(leaves(row(engine.state, lane.slot)), leaves(state), strict=True):
+            leaf.copy_(late)
+        lane.memo.position = int(state.decoder.pos)
+        return lane
+
+    def logits_of_the_whole() -> torch.Tensor:
+        found, plain = [], decoder.logits
+        with monkeypatch.context() as patch:
+            patch.setattr(decoder, "logits", lambda x: found.append(plain(x)) or found[-1])
+            engine = Engine(family)
+            lane = resume(engine)
+            lane.framer.feed(samples)
+            engine.finish(lane, len(samples) / family.rate_hz)
+            engine.pump()
+        assert lane.memo.ids == expected
+        return torch.cat(found)[:, 0]  # [ids, V]
+
+    rng, logits = np.random.default_rng(6), torch.zeros(1, 2)
+    while near_tie(logits):
+        samples = spoken_like(rng, 30 * SLOT - 300)
+        # Of silence that lies before the windows of every layer nothing is left.
+        expected, logits = offline(family, samples, 6, blanks=40)
+    assert len(set(expected)) > 8
+    silent_for(10)
+    early = logits_of_the_whole()
+    silent_for(6 * 3600)
+    torch.testing.assert_close(logits_of_the_whole(), early, rtol=0, atol=1e-3)
+
+    beside = clip(tiny_family("builtin"), 30 * SLOT, 1)
+    for _ in range(3):
+        engine = Engine(family, 2)
+        young, old = engine.open(delay_s=beside.delay_s), resume(engine)
+        hear_all(engine, rng, [(young, beside.samples), (old, samples)])
+        assert old.memo.ids == expected
+        assert young.memo.ids == beside.ids
+
+
+# ----------------------------------------------------------------------------------------------------------- policies
+
+
+def rigged(policy: Policy, lead: float) -> Recorded:
+    """A model that always prefers the blank, by so much, to the marker of a word."""
+    config = tiny_family("builtin").config
+    model = VoxtralRealtime(config)
+    logits = torch.zeros(config.decoder.vocab)
+    logits[BLANK], logits[MARKER] = 20.0 + lead, 20.0
+    model.decoder.logits = lambda x: logits.expand(*x.shape[:-1], -1).clone()
+    return Recorded(model, tiny_family("builtin").tokenizer, policy)
+
+
+@pytest.mark.parametrize("lead, until", [(0.25, 1), (3.0, 7), (6.9, 14)])
+def test_a_blank_rut_is_left(lead, until):
+    """After 5 blanks their logit falls by 0.5 with each one more; a word begins the count anew."""
+    engine = Engine(rigged(Policy(rut_slots=5), lead), 2)
+    first, second = engine.open(delay_s=0.08), engine.open(delay_s=0.8)
+    silence = np.zeros(50 * SLOT, np.float32)
+    hear_all(engine, np.random.default_rng(0), [(first, silence), (second, silence[:SLOT])])
+    period = [BLANK] * (5 + until) + [MARKER]
+    assert first.memo.ids == (period * 61)[:61]
+    assert second.memo.ids == (period * 12)[:12]
+
+
+@pytest.mark.parametrize("policy, lead", [(Policy(rut_slots=5), 7.5), (LIVE, 0.1)])
+def test_true_silence_stays_silent(policy, lead):
+    session = Session(Engine(rigged(policy, lead)), delay_s=0.08)
+    memo = session._lane.memo
+    session.feed(np.zeros(100 * SLOT, np.float32))
+    assert session.finish() == []
+    assert memo.ids == [BLANK] * 111
+
+
+def with_ids(policy: Policy, **ids: int) -> Recorded:
+    """The tiny model where other ids have a meaning of their own."""
+    family = tiny_family("builtin")
+    model = copy.copy(family.model)
+    model.config = replace(family.config, ids=replace(family.config.ids, **ids))
+    return Recorded(model, family.tokenizer, policy)
+
+
+def test_the_end_of_text_keeps_the_law():
+    plain = clip(tiny_family("builtin"), 40 * SLOT, 6)
+    middle = next(id for id in plain.ids[10:] if id not in plain.ids[:10])
+    family = with_ids(Policy(stop_at_end=True), eos=middle)
+    one = clip(family, 40 * SLOT, 6)
+    engine = Engine(family)
+    lane = engine.open(delay_s=one.delay_s)
+    hear_all(engine, np.random.default_rng(1), [(lane, one.samples)])
+    assert lane.memo.ids == one.ids == plain.ids
+    assert lane.events == one.events
+    assert 0 < len(one.text) < len(plain.text)
+    assert plain.text.startswith(one.text.rstrip("\ufffd"))
+
+
+def test_leaving_a_rut_keeps_the_law():
+    (common, _), *_ = Counter(clip(tiny_family("builtin"), 40 * SLOT, 6).ids).most_common()
+    plain = clip(with_ids(LIVE, blank=common), 40 * SLOT, 6)
+    family = with_ids(Policy(rut_slots=0), blank=common)
+    one = clip(family, 40 * SLOT, 6)
+    assert 1 < one.ids.count(common) < plain.ids.count(common)
+    engine = Engine(family, 2)
+    lanes = [engine.open(delay_s=one.delay_s) for _ in range(2)]
+    hear_all(engine, np.random.default_rng(1), [(lane, one.samples) for lane in lanes])
+    assert lanes[0].memo.ids == lanes[1].memo.ids == one.ids
+
+
+def test_nothing_is_said_behind_the_end_of_text():
+    ids = [MARKER, *pieces(" one"), END, *pieces(" two"), MARKER, *pieces(" three")]
+    ended = told(tiny_family("builtin", Policy(stop_at_end=True)), ids, 6, 10.0)
+    assert said(ended) == "one"
+    assert [event.text for event in ended if isinstance(event, Word)] == ["one"]
+    assert said(told(tiny_family("builtin"), ids, 6, 10.0)) == "one two three"
+
+
+# ----------------------------------------------------------------------------------------------------- text and words
+
+IDS = st.lists(
+    st.sampled_from([MARKER, BLANK, BLANK, END, BOS, SPECIAL, BYTE + 0x20, BYTE + 0x09])
+    | st.integers(BYTE, 359)  # any piece, alone perhaps no UTF-8
+    | st.sampled_from("é日🙂a\u3000").flatmap(lambda c: st.sampled_from([BYTE + byte for byte in c.encode()]))
+)
+
+
+def pieces(text: str) -> list[int]:
+    """One id to a byte, so that every character beyond ASCII is split."""
+    return [BYTE + byte for byte in text.encode()]
+
+
+def words_of(ids: list[int], delay: int = 6, duration_s: float = math.inf) -> list[Word]:
+    return [event for event in told(tiny_family("builtin"), ids, delay, duration_s) if isinstance(event, Word)]
+
+
+@given(ids=IDS, delay=st.integers(1, 30), duration_s=st.just(math.inf) | st.floats(0, 60), data=st.data())
+def test_text_and_words_are_what_the_ids_say(ids, delay, duration_s, data):
+    family = tiny_family("builtin")
+    events = told(family, ids, delay, duration_s)
+    text = family.tokenizer.decode(ids).lstrip()
+    assert said(events) == text
+    words = [event for event in events if isinstance(event, Word)]
+    assert "".join(word.text for word in words) == "".join(text.split())
+    assert not any(set(word.text) & set(" \t\n\u3000") for word in words)
+    times = [0.0, *(time for word in words for time in (word.start_s, word.end_s)), duration_s]
+    assert times == sorted(times)
+    heard = [0.0, *(event.time_s for event in events if isinstance(event, Text)), duration_s]
+    assert heard == sorted(heard)
+    assert all(event.text for event in events)
+
+    memo = Memo(delay, family.config.audio.left_slots + delay, limit_s=duration_s)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(ids)))))
+    parts = [ids[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(ids)], strict=True)]
+    assert [e for part in parts for e in VoxtralStream.events(family, part, memo)] + family.finish(memo) == events
+
+
+def test_a_character_in_several_ids_comes_when_it_is_whole():
+    family = tiny_family("builtin")
+    memo = Memo(1, family.config.audio.left_slots + 1)
+    come = [said(VoxtralStream.events(family, [id], memo)) for id in pieces(" é日🙂")]
+    assert come == ["", "", "é", "", "", "日", "", "", "", "🙂"]
+    (word,) = VoxtralStream.events(family, [*pieces("🙂")[:2], BLANK], memo)
+    assert word == Word("é日🙂", 0.0, pytest.approx(2.5 * SLOT_S))
+    (text, word) = family.finish(memo)
+    assert text.text == word.text == "\ufffd"
+
+
+def test_text_has_the_time_at_which_its_last_byte_was_heard():
+    """The first id behind the prompt comes when the delay and one slot more were heard."""
+    events = told(tiny_family("builtin"), [*pieces("a"), BLANK, *pieces("é")], 6, math.inf)
+    assert [e for e in events if isinstance(e, Text)] == [
+        Text("a", pytest.approx(7 * SLOT_S)),
+        Text("é", pytest.approx(10 * SLOT_S)),
+    ]
+
+
+@pytest.mark.parametrize("delay", [1, 6, 30])
+def test_words_end_where_they_were_trained_to_end(delay):
+    config = tiny_family("builtin").config
+    ends_s = [0.3 + 0.777 * i for i in range(40)]
+    ids = written([(end_s, pieces(" word")) for end_s in ends_s], config.audio.left_slots, delay, SLOT_S, config.ids)
+    words = words_of(ids[config.audio.left_slots + delay + 1 :], delay)
+    assert [word.text for word in words] == ["word"] * 40
+    for word, end_s in zip(words, ends_s, strict=True):
+        assert abs(word.end_s - end_s) <= SLOT_S / 2 + 1e-9
+    assert all(word.start_s < word.end_s for word in words)
+
+
+def test_words_behind_one_marker_share_the_time_before_it_by_their_letters():
+    words = words_of([BLANK] * 99 + [MARKER, *pieces(" ab cdef"), BLANK, MARKER, *pieces(" g")])
+    end_s = 99.5 * SLOT_S
+    start_s = end_s - SLOT_S - 6 * LETTER_S
+    middle_s = start_s + (end_s - start_s) / 3
+    assert words[:2] == [
+        Word("ab", pytest.approx(start_s), pytest.approx(middle_s)),
+        Word("cdef", pytest.approx(middle_s), pytest.approx(end_s)),
+    ]
+    later_s = end_s + 10 * SLOT_S
+    assert words[2] == Word("g", pytest.approx(later_s - SLOT_S - LETTER_S), pytest.approx(later_s))
+
+
+def test_words_without_a_marker_end_where_their_first_letter_stands():
+    first, second = words_of([BLANK] * 10 + pieces("one") + [BLANK] * 10 + pieces("two"))
+    assert first == Word("one", pytest.approx(9.5 * SLOT_S - 3 * LETTER_S), pytest.approx(10.5 * SLOT_S))
+    assert second.end_s == pytest.approx(23.5 * SLOT_S)
+
+
+def test_no_word_ends_behind_the_audio():
+    assert words_of([BLANK] * 20 + [MARKER, *pieces(" late")], duration_s=0.5)[0].end_s == 0.5
+
+
+def test_a_model_without_markers_and_blanks_still_says_words():
+    """And nothing is held back for longer than a group of words."""
+    family = tiny_family("builtin")
+    memo = Memo(1, family.config.audio.left_slots + 1)
+    come = 0
+    for number in range(100):
+        come += sum(isinstance(event, Word) for event in VoxtralStream.events(family, pieces(" word"), memo))
+        assert number - GROUP_WORDS < come <= number
+        assert len(memo.group) < GROUP_WORDS
