@@ -67,7 +67,7 @@ def corpus() -> Tones:
 
 @pytest.fixture
 def clean(monkeypatch):
-    monkeypatch.setattr(packing, "degrade", lambda rng, samples, rate_hz, babble: samples)
+    monkeypatch.setattr(packing, "degrade", lambda rng, samples, rate_hz, babble, clean: samples)
 
 
 def pack(corpus: Tones, **options: object) -> Packer:
