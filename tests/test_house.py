@@ -1,6 +1,7 @@
 """The house itself: public names, what the package ships, what the make targets and gates promise."""
 
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -119,6 +120,19 @@ def test_bare_make_prints_every_target():
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     printed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert re.findall(r"^  make ([\w-]+)", printed, re.MULTILINE) == phony.split()
+
+
+def test_demo_prints_words_with_times():
+    shown = subprocess.run(["make", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = shlex.split(shown.splitlines()[-1])
+    command[0] = str(Path(sys.executable).with_name(Path(command[0]).name))
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    _, *rows = (line.split("\t") for line in printed.splitlines())
+    assert len(rows) >= 4
+    assert all(word.strip() and " " not in word for _, _, word in rows)
+    times = [int(ms) for start, end, _ in rows for ms in (start, end)]
+    assert times == sorted(times)
+    assert 0 < times[0] < times[-1] <= 2_990
 
 
 def test_gate_finds_nothing():
