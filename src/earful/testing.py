@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earful.checkpoint.files import MAX_SHARD_BYTES
@@ -51,6 +52,11 @@ def tiny_voxtral(folder: Path, seed: int = 0, changes: Changes | None = None) ->
     Every width differs from the others, so that none can be taken for another; the reference has fixed `ada_dim` at 32.
     """
     changes = changes or {}
+    parts = {"audio", "encoder", "decoder", "ids"}
+    if not parts >= changes.keys():
+        raise TypeError(
+            f"expected parts of {', '.join(sorted(parts))}, got {', '.join(sorted(changes.keys() - parts))}"
+        )
     audio = replace(
         AudioConfig(rate_hz=16_000, hop=160, window=400, bins=24, log_max=1.5, left_slots=3, delay_slots=2),
         **changes.get("audio", {}),
@@ -85,12 +91,14 @@ def tiny_voxtral(folder: Path, seed: int = 0, changes: Changes | None = None) ->
     )
     model = FAMILIES["voxtral"].build(config)
     weights = random_weights(model, seed)
-    # The two markers are written more often than each piece of text, and the other special ids seldom.
-    loud = torch.full([tekken.vocab, 1], 0.3)
-    loud[len(tekken.special_tokens) :] = 1.0
-    loud[[config.ids.blank, config.ids.word]] = 2.0
-    weights["decoder.embed.weight"] *= loud
-    weights["projector.linear2.weight"] *= 0.3  # so that the audio counts for no more than what was written before
+    # What follows keeps greedy decoding from writing one id all the time: no id is likelier than others by the length
+    # of its embedding, except that the two markers are written often and other special ids seldom, and what all
+    # features have in common is not heard.
+    length = torch.full([tekken.vocab, 1], 0.5)
+    length[len(tekken.special_tokens) :] = 2.0
+    length[[config.ids.blank, config.ids.word]] = 3.5
+    weights["decoder.embed.weight"] = F.normalize(weights["decoder.embed.weight"]) * length
+    weights["encoder.conv1.conv.weight"] -= weights["encoder.conv1.conv.weight"].mean((1, 2), keepdim=True)
     model.load_state_dict(weights, assign=True)
     return model, folder / "tekken.json"
 
