@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 import earful
+from earful.registry import load_model, save_model
 from earful.testing import write_tiny
 
+GENTLE = 24  # models of a lower seed do not multiply rounding errors; others write more lively transcripts
 GEOMETRIES = [{"hop": 160, "window": 400}, {"hop": 160, "window": 400}, {"hop": 320, "window": 512}]
 
 
@@ -33,6 +35,7 @@ class Pair:
     their_model: object
     their_processor: object
     clips: list[np.ndarray]
+    tolerance: float  # of logits
 
     @property
     def prompt(self) -> int:
@@ -82,15 +85,29 @@ def sizes(seed: int) -> tuple[dict, list[np.ndarray]]:
     return changes, clips
 
 
+def temper(core: torch.nn.Module, seed: int) -> None:
+    """Random weights that keep signals and the differences between them at their size."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in core.state_dict().items():
+        noise = torch.randn(weight.shape, generator=generator)
+        flat = 0.1 * noise + ("norm" in name)
+        weight.copy_(1.2 * noise / weight[0].numel() ** 0.5 if weight.ndim > 1 else flat)
+
+
 def pair(seed: int, folder: Path) -> Pair:
     """The same weights for both: written by us in their layout, by us in Mistral's for ourselves, or by them."""
     import transformers
 
     changes, clips = sizes(seed)
-    theirs = write_tiny("voxtral", "hf", path=folder / "theirs", seed=seed, **changes)
-    ours = theirs
+    core, tokenizer = load_model(write_tiny("voxtral", path=folder / "sizes", **changes))
+    lively = seed >= GENTLE
+    if not lively:
+        temper(core, seed)
+    ours = theirs = folder / "theirs"
+    save_model(core, theirs, "hf", tokenizer)
     if seed % 3 == 1:
-        ours = write_tiny("voxtral", "mistral", path=folder / "ours", seed=seed, **changes)
+        ours = folder / "ours"
+        save_model(core, ours, "mistral", tokenizer)
     with their_manners():
         their_model = transformers.VoxtralRealtimeForConditionalGeneration.from_pretrained(theirs)
         their_processor = transformers.AutoProcessor.from_pretrained(theirs)
@@ -106,10 +123,11 @@ def pair(seed: int, folder: Path) -> Pair:
         their_model.eval(),
         their_processor,
         clips,
+        2e-3 if lively else 1e-4,
     )
 
 
-def assert_same_ids(ours: torch.Tensor, theirs: torch.Tensor, logits: torch.Tensor, prompt: int) -> None:
+def assert_same_ids(both: Pair, ours: torch.Tensor, theirs: torch.Tensor, logits: torch.Tensor) -> None:
     """Equal ids in every row, but that behind a near tie of theirs anything may follow.
 
     logits: theirs [B, T, V] for their ids, so that logits[:, t] gives id t + 1.
@@ -119,9 +137,9 @@ def assert_same_ids(ours: torch.Tensor, theirs: torch.Tensor, logits: torch.Tens
         different = (ours[row] != theirs[row]).nonzero()
         if len(different):
             first = int(different[0])
-            assert first >= prompt
+            assert first >= both.prompt
             best = logits[row, first - 1].topk(2).values
-            assert best[0] - best[1] < 1e-4, (
+            assert best[0] - best[1] < both.tolerance, (
                 f"row {row}: expected id {theirs[row, first]} at {first}, got {ours[row, first]}"
             )
 

@@ -27,7 +27,7 @@ def test_in_cuts(model, inputs):
         cache_position=torch.arange(13, FRAMES),
     )
     parts = torch.cat([first.last_hidden_state, second.last_hidden_state], 1)
-    torch.testing.assert_close(parts, whole.last_hidden_state, rtol=0, atol=5e-5)
+    torch.testing.assert_close(parts, whole.last_hidden_state, rtol=0, atol=1e-4)
     assert torch.equal(whole.hidden_states[0], model.core.encoder.embed(features))
 
 
@@ -38,4 +38,4 @@ def test_padding_alone(model, inputs):
     assert first.past_key_values is None
     second = encoder(features[..., 26:], use_cache=False, padding_cache=first.padding_cache)
     expected = encoder(inputs_embeds=model.core.encoder.embed(features)[:, 13:], use_cache=False)
-    torch.testing.assert_close(second.last_hidden_state, expected.last_hidden_state, rtol=0, atol=5e-5)
+    torch.testing.assert_close(second.last_hidden_state, expected.last_hidden_state, rtol=0, atol=1e-4)

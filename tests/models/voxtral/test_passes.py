@@ -55,11 +55,11 @@ def test_any_cuts_on_a_ring_give_the_whole(stack, cuts, length):
     whole = run(stack, x, None, gains, Ask(hidden=True))
     state = fresh(stack, chunk, length)
     parts = [run(stack, piece, state, gains, Ask(hidden=True)) for piece in x.split(cuts, dim=1)]
-    torch.testing.assert_close(torch.cat([p.last for p in parts], 1), whole.last, rtol=0, atol=2e-5)
+    torch.testing.assert_close(torch.cat([p.last for p in parts], 1), whole.last, rtol=0, atol=1e-4)
     assert len(whole.hidden) == stack.config.layers + 1
     for number, hidden in enumerate(whole.hidden):
         scale = float(hidden.abs().max())  # only the last one is normalised
-        torch.testing.assert_close(torch.cat([p.hidden[number] for p in parts], 1), hidden, rtol=0, atol=2e-5 * scale)
+        torch.testing.assert_close(torch.cat([p.hidden[number] for p in parts], 1), hidden, rtol=0, atol=1e-4 * scale)
     assert state.pos.tolist() == [T, T]
 
 
@@ -70,7 +70,7 @@ def test_rings_of_a_short_stream_are_short(stack):
     x, gains = signal(stack, 6), gains_of(stack)
     state = fresh(stack, 4, length=6)
     parts = [run(stack, piece, state, gains).last for piece in x.split([4, 1, 1], dim=1)]
-    torch.testing.assert_close(torch.cat(parts, 1), run(stack, x, None, gains).last, rtol=0, atol=2e-5)
+    torch.testing.assert_close(torch.cat(parts, 1), run(stack, x, None, gains).last, rtol=0, atol=1e-4)
 
 
 def test_masked_keys_change_nothing(stack):
@@ -84,7 +84,7 @@ def test_masked_keys_change_nothing(stack):
     for piece in x.split([9, 1, 20, 15], dim=1):
         done += piece.shape[1]
         parts.append(run(stack, piece, state, gains, Ask(keys=keys[:, :done])).last)
-    torch.testing.assert_close(torch.cat(parts, 1)[keys], whole[keys], rtol=0, atol=2e-5)
+    torch.testing.assert_close(torch.cat(parts, 1)[keys], whole[keys], rtol=0, atol=1e-4)
 
 
 def test_only_distances_between_positions_count(stack):
@@ -96,7 +96,7 @@ def test_only_distances_between_positions_count(stack):
     whole = run(stack, x, None, gains, stretched).last
     assert not torch.allclose(whole, plain, atol=1e-3)
     on_ring = run(stack, x, fresh(stack, 4), gains, stretched).last  # in several calls
-    torch.testing.assert_close(on_ring, whole, rtol=0, atol=2e-5)
+    torch.testing.assert_close(on_ring, whole, rtol=0, atol=1e-4)
 
 
 def test_attention_weights(stack):
@@ -111,7 +111,7 @@ def test_attention_weights(stack):
     values = attention.v(x).unflatten(-1, (c.kv_heads, -1)).transpose(1, 2)
     values = values.repeat_interleave(c.heads // c.kv_heads, 1)
     again = attention.o((weights @ values).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(again, attention(x, rope, view), rtol=0, atol=2e-5)
+    torch.testing.assert_close(again, attention(x, rope, view), rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="expected no cache with attention weights"):
         run(stack, x, fresh(stack, 4), gains_of(stack), Ask(attentions=True))
 
@@ -120,7 +120,7 @@ def test_hearing_in_chunks(model):
     mel = torch.randn(2, model.config.encoder.mels, 30 * 8, generator=torch.Generator().manual_seed(0))
     state = encoder_state(model.encoder, 2, 16)
     parts = [hear(model, piece, state) for piece in mel.split([8, 80, 8, 144], dim=-1)]
-    torch.testing.assert_close(torch.cat(parts, 1), model.hear(mel), rtol=0, atol=5e-5)
+    torch.testing.assert_close(torch.cat(parts, 1), model.hear(mel), rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="expected whole slots of 8 mel frames"):
         hear(model, mel[..., :12], state)
 
