@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from earful.audio.frames import as_samples
 from earful.audio.io import NO_LIMITS, Limits, open_audio
 from earful.checkpoint.files import fetch
 from earful.errors import AudioError
@@ -103,8 +104,11 @@ class SpeechModel:
     ) -> Iterator[tuple[int, Outcome]]:
         """Transcribe `batch` sources at a time; yields (number, outcome) as each is done, which may be out of order.
 
-        A source that cannot be read has its error in its outcome and does not stop the others.
+        A source that cannot be read has its error in its outcome and does not stop the others. Raises ValueError for a
+        batch below 1, and for a delay that the model does not have.
         """
+        if batch < 1:
+            raise ValueError(f"expected a batch of at least 1, got {batch}")
         engine = Engine(self._offline, max(1, min(batch, len(sources))))
         waiting = iter(enumerate(sources))
         hearing: list[_Hearing] = []
@@ -175,13 +179,9 @@ def _blocks(source: Source, rate_hz: int, limits: Limits) -> Iterator[Samples]:
     if not isinstance(source, np.ndarray):
         yield from open_audio(source, rate_hz, limits)
         return
-    if source.ndim != 1:
-        raise AudioError(f"expected mono samples [N], got an array of shape {list(source.shape)}")
-    if not np.issubdtype(source.dtype, np.floating):
-        raise AudioError(f"expected float samples in -1..1, got {source.dtype}")
-    second = max(1, rate_hz)
-    for begin in range(0, len(source), second):
-        yield source[begin : begin + second]
+    samples = as_samples(source)
+    for begin in range(0, len(samples), rate_hz):
+        yield samples[begin : begin + rate_hz]
 
 
 def load(source: str | Path | None = None, device: str = "cpu", dtype: str | None = None) -> SpeechModel:
