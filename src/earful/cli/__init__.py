@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
-from typing import Annotated
+import threading
+from types import TracebackType
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from earful.errors import EarfulError
 
+INTERRUPTED = 130  # what a shell reports for Ctrl-C
+
+
+class Commands(TyperGroup):
+    """Commands that say so when Ctrl-C ends them; typer would only return the code."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(fail("stopped", code=INTERRUPTED)) from None
+
+
 app = typer.Typer(
     name="earful",
+    cls=Commands,
     help="Live speech models: audio goes in while it is spoken, words come out a moment later.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
 def _version(wanted: bool) -> None:
@@ -41,8 +58,27 @@ def _options(
 
 def main() -> None:
     """Run a command; every error is one line on stderr, with the exit code that tells its kind."""
+    sys.unraisablehook, sys.excepthook = _interrupt_later, _without_interrupts
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    sys.exit(run(arguments, debug=len(arguments) < len(sys.argv) - 1))
+    code = run(arguments, debug=len(arguments) < len(sys.argv) - 1)
+    for timer in _late:
+        timer.cancel()
+    if _late and code == 0:  # what was interrupted may have ended early and looked whole
+        code = fail("stopped", code=INTERRUPTED)
+    sys.exit(code)
+
+
+_late: list[threading.Timer] = []
+
+
+def _interrupt_later(lost: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C that struck where nothing can be raised, as in a callback of libav, is raised a moment later."""
+    if lost.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(lost)
+        return
+    _late.append(threading.Timer(0.05, _thread.interrupt_main))
+    _late[-1].daemon = True
+    _late[-1].start()
 
 
 def run(arguments: list[str], debug: bool = False) -> int:
@@ -57,7 +93,7 @@ def run(arguments: list[str], debug: bool = False) -> int:
     except TyperException as error:
         return fail(error.format_message(), hint="earful --help lists commands and options", code=error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        return INTERRUPTED
+        return fail("stopped", code=INTERRUPTED)
     except BrokenPipeError:  # whoever read us has had enough: say nothing more, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -73,6 +109,12 @@ def run(arguments: list[str], debug: bool = False) -> int:
         if debug:
             raise
         return fail(f"internal error: {type(error).__name__}: {error}", hint="run again with --debug")
+
+
+def _without_interrupts(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Where an exception is lost, Cython shows its traceback first; that of Ctrl-C is nobody's concern."""
+    if kind is not KeyboardInterrupt:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _register() -> None:

@@ -133,6 +133,8 @@ class Job:
                     self._deliver(number, _so_far(events, self.model.language, heard_s))
                     fail(f"{shown(self.sources[number])}: stopped after {heard_s:.1f} s")
                 self._print_waiting(everything=True)
+                if not heard:
+                    raise
                 return INTERRUPTED
         if len(self.failed) > 1 or (self.failed and len(self.sources) > 1):
             fail(f"{len(self.failed)} of {len(self.sources)} failed: {', '.join(self.failed)}")
