@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from earful.nn.linear import PackedLinear
 from earful.nn.rope import Rope
 
 BLOCK = 64  # a ring that fills up is looked at in whole blocks, so that few different shapes occur
@@ -67,6 +69,8 @@ class Attention(nn.Module):
     Source: Vaswani et al. 2017; grouped queries: Ainslie et al. 2023.
     """
 
+    joined: ClassVar = {"qkv": ("q", "k", "v")}  # see nn/linear.py
+
     def __init__(
         self, dim: int, heads: int, kv_heads: int, head_dim: int, qv_bias: bool = False, out_bias: bool = False
     ) -> None:
@@ -76,15 +80,17 @@ class Attention(nn.Module):
         self.k = nn.Linear(dim, kv_heads * head_dim, bias=False)
         self.v = nn.Linear(dim, kv_heads * head_dim, bias=qv_bias)
         self.o = nn.Linear(heads * head_dim, dim, bias=out_bias)
+        self.qkv: PackedLinear | None = None
 
     def init_state(self, batch: int, capacity: int) -> KV:
         shape = (batch, self.kv_heads, capacity, self.head_dim)
-        return KV(self.k.weight.new_zeros(shape), self.k.weight.new_zeros(shape))
+        return KV(self.o.weight.new_zeros(shape), self.o.weight.new_zeros(shape))
 
     def forward(self, x: Tensor, rope: Rope, view: View, kv: KV | None = None) -> Tensor:
-        q = rope(self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2))  # [B, H, T, K]
-        k = rope(self.k(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2))  # [B, G, T, K]
-        v = self.v(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)  # [B, G, T, K]
+        x = torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1) if self.qkv is None else self.qkv(x)
+        x = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, H + 2 G, T, K]
+        q, k = rope(x[:, : -self.kv_heads]).split([self.heads, self.kv_heads], dim=1)  # [B, H, T, K], [B, G, T, K]
+        v = x[:, -self.kv_heads :]  # [B, G, T, K]
         if kv is not None:
             assert view.entries is not None
             kv.keys.transpose(1, 2).index_put_(view.entries, k.transpose(1, 2))

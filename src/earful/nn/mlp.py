@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from earful.nn.linear import PackedLinear
 
 
 class GatedMLP(nn.Module):
     """down(silu(gate(x)) * up(x)). x: [..., D] -> [..., D]. Source: SwiGLU (Shazeer 2020)."""
+
+    joined: ClassVar = {"gate_up": ("gate", "up")}  # see nn/linear.py
 
     def __init__(self, dim: int, hidden: int, down_bias: bool = False) -> None:
         super().__init__()
         self.gate = nn.Linear(dim, hidden, bias=False)
         self.up = nn.Linear(dim, hidden, bias=False)
         self.down = nn.Linear(hidden, dim, bias=down_bias)
+        self.gate_up: PackedLinear | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = F.silu(self.gate(x)) * self.up(x)
-        return self.down(hidden)  # type: ignore[no-any-return]
+        gate, up = (self.gate(x), self.up(x)) if self.gate_up is None else self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]

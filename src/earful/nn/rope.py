@@ -22,22 +22,23 @@ class Rope:
     Source: RoFormer (Su et al. 2021). `interleaved` pairs dimensions (2i, 2i + 1), otherwise (i, i + head_dim / 2).
     """
 
-    cos: Tensor  # [B, 1, T, head_dim / 2]
-    sin: Tensor
+    cos: Tensor  # [B, 1, T, head_dim]
+    sin: Tensor  # negative where the partner is subtracted
     interleaved: bool = False
 
     @classmethod
-    def at(
-        cls, positions: Tensor, head_dim: int, base: float, dtype: torch.dtype, interleaved: bool = False
-    ) -> Rope:
+    def at(cls, positions: Tensor, head_dim: int, base: float, dtype: torch.dtype, interleaved: bool = False) -> Rope:
         """positions: [B, T] int64. Angles are taken in float64, so that they are exact after hours of stream."""
         angles = positions.double()[:, None, :, None] * _frequencies(head_dim, base, positions.device)
-        return cls(angles.cos().to(dtype), angles.sin().to(dtype), interleaved)
+        cos, sin = [angles.cos()] * 2, [-angles.sin(), angles.sin()]  # of the first and the second of each pair
+        if interleaved:
+            return cls(torch.stack(cos, -1).flatten(-2).to(dtype), torch.stack(sin, -1).flatten(-2).to(dtype), True)
+        return cls(torch.cat(cos, -1).to(dtype), torch.cat(sin, -1).to(dtype))
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [B, heads, T, head_dim] -> the same, rotated."""
         if self.interleaved:
-            a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
-            return torch.stack([a * self.cos - b * self.sin, b * self.cos + a * self.sin], dim=-1).flatten(-2)
-        a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * self.cos - b * self.sin, b * self.cos + a * self.sin], dim=-1)
+            partner = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        else:
+            partner = x.roll(x.shape[-1] // 2, dims=-1)
+        return torch.addcmul(x * self.cos, partner, self.sin)

@@ -14,6 +14,7 @@ from earful.audio.mel import log_mel
 from earful.events import Event, Text, Word
 from earful.models.voxtral.config import VoxtralConfig
 from earful.models.voxtral.model import DecoderState, EncoderState, VoxtralRealtime
+from earful.nn.linear import pack
 from earful.nn.state import keep, reset, row
 from earful.text.incremental import Utf8Stream
 from earful.text.tekken import Tekken
@@ -239,6 +240,10 @@ class VoxtralStream:
 
 
 def streams(model: VoxtralRealtime, tokenizer: Path) -> tuple[VoxtralStream, VoxtralStream]:
-    """The family for whole files, which ends at the end-of-text id, and for live audio, which hears on."""
+    """The family for whole files, which ends at the end-of-text id, and for live audio, which hears on.
+
+    The model is one for inference from here on: see `pack`.
+    """
+    pack(model)
     tekken = Tekken.from_file(tokenizer)
     return VoxtralStream(model, tekken, Policy(stop_at_end=True)), VoxtralStream(model, tekken)

@@ -1,0 +1,62 @@
+"""Packed layers compute what the plain ones do."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from earful.nn.attention import Attention, View
+from earful.nn.linear import PackedLinear, pack, packs
+from earful.nn.mlp import GatedMLP
+from earful.nn.rope import Rope
+
+# of outputs around 1: one rounding of bfloat16 is 1/256
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+TYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def kernels(dtype):
+    if not packs(torch.zeros(1, dtype=dtype)):
+        pytest.skip(f"this machine has no packed kernels for {dtype}")
+
+
+@TYPES
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (3, 1), (2, 128), (5,)])
+@pytest.mark.parametrize("biases", [(False,), (True,), (True, False, True)], ids=str)
+def test_packed_layers_stand_one_after_the_other(dtype, shape, biases):
+    layers = [nn.Linear(36, 20 + 7 * i, bias=bias, dtype=dtype) for i, bias in enumerate(biases)]
+    x = torch.randn(*shape, 36, dtype=dtype)
+    with torch.inference_mode():
+        expected = torch.cat([layer(x) for layer in layers], dim=-1)
+        y = PackedLinear(*layers)(x)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y, expected, rtol=0, atol=TOLERANCE[dtype])
+
+
+@TYPES
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_attention_and_mlp_are_packed_whole(dtype, kv_heads):
+    plain = nn.ModuleList([Attention(36, 4, kv_heads, 10, True, True), GatedMLP(36, 52, down_bias=True)]).to(dtype)
+    packed = copy.deepcopy(plain)
+    pack(packed)
+    pack(packed)  # a second time changes nothing
+    assert not [module for module in packed.modules() if isinstance(module, nn.Linear)]
+    assert not list(packed.parameters())
+    x = torch.randn(2, 5, 36, dtype=dtype)
+    rope = Rope.at(torch.arange(5)[None], 10, 1e4, dtype)
+    view = View.whole(5, 3, dtype, x.device)
+    with torch.inference_mode():
+        torch.testing.assert_close(packed[0](x, rope, view), plain[0](x, rope, view), rtol=0, atol=TOLERANCE[dtype])
+        torch.testing.assert_close(packed[1](x), plain[1](x), rtol=0, atol=TOLERANCE[dtype])
+    state, expected = packed[0].init_state(2, 9), plain[0].init_state(2, 9)
+    assert (state.keys.shape, state.keys.dtype) == (expected.keys.shape, dtype)
+
+
+@TYPES
+def test_other_devices_are_left_alone(dtype):
+    model = nn.Sequential(GatedMLP(8, 8).to("meta", dtype))
+    pack(model)
+    assert isinstance(model[0].gate, nn.Linear)
+    assert model[0].gate_up is None
