@@ -1,0 +1,1 @@
+"""Speed and memory beside transformers; see README.md here."""
