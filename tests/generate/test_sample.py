@@ -37,6 +37,12 @@ def test_top_p_keeps_as_few_as_reach_it():
         assert set(draws(logits, Sampling(1.0, top_p=top_p)).tolist()) == kept
 
 
+def test_top_p_at_its_edges():
+    assert len(draws(torch.zeros(1, 2), Sampling(1.0, top_p=0.5)).unique()) == 1  # one of them has half of it all
+    many = torch.randn(40, 5000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(choose(many, Sampling(1.0, top_p=1e-9)), many.argmax(-1))  # whatever the sum is rounded to
+
+
 def test_top_p_counts_after_top_k():
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
     # Of the first two, 0.625 and 0.375: the first alone reaches 0.6.

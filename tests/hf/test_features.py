@@ -60,6 +60,13 @@ def test_all_tensors_move():
         assert batch.ids.device.type == batch.x.device.type == "meta"
 
 
+def test_a_type_alone_moves_nothing():
+    batch = BatchFeature({"ids": torch.ones(1, dtype=torch.int64, device="meta"), "x": torch.ones(2, device="meta")})
+    batch.to(torch.float16)
+    assert batch.ids.device.type == batch.x.device.type == "meta"
+    assert batch.x.dtype == torch.float16
+
+
 def test_documented_defaults():
     extractor = VoxtralRealtimeFeatureExtractor()
     assert vars(extractor) == {

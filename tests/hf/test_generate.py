@@ -3,6 +3,8 @@ import pytest
 import torch
 
 import earful
+from earful.generate.sample import GREEDY, Sampling
+from earful.hf.voxtral import sampling_of
 from earful.testing import write_tiny
 
 SLOTS, PROMPT, PER_SLOT = 40, 6, 8
@@ -118,6 +120,12 @@ def test_chance(model, given, free):
     assert not torch.equal(drawn[0], drawn[2])
     torch.manual_seed(0)
     assert torch.equal(model.generate(**given, do_sample=True, top_k=1), free)
+
+
+def test_sampling_has_the_references_defaults():
+    assert sampling_of(False, None, None, None) == GREEDY
+    assert sampling_of(True, None, None, None) == Sampling(1.0, 50, 1.0)
+    assert sampling_of(True, 0.5, 3, 0.9) == Sampling(0.5, 3, 0.9)
 
 
 def test_what_a_streamer_is_told(model, given, free):

@@ -41,10 +41,15 @@ def test_types(name, asked, stored, got, tmp_path):
 def test_devices():
     assert device_of(None) == device_of("cpu") == device_of({"": "cpu"}) == torch.device("cpu")
     assert device_of("cuda:1") == torch.device("cuda:1")
-    expected = "cuda" if torch.cuda.is_available() else "cpu"
-    assert device_of("auto").type == expected or torch.accelerator.is_available()
     with pytest.raises(ValueError, match="expected a device_map of one device"):
         device_of({"encoder": 0, "decoder": 1})
+
+
+@pytest.mark.parametrize("found, expected", [(None, "cpu"), ("cuda", "cuda"), ("mps", "cpu")])
+def test_automatic_device(found, expected, monkeypatch):
+    device = found and torch.device(found)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: device)
+    assert device_of("auto") == torch.device(expected)
 
 
 def test_types_that_are_refused(folder):

@@ -34,13 +34,15 @@ def load_core(
 
 
 def device_of(device_map: Device) -> torch.device:
-    """One device for the whole model; "auto" is the accelerator that torch sees, else the CPU."""
+    """One device for the whole model; "auto" is the accelerator that torch sees, if it is able, else the CPU."""
     if isinstance(device_map, dict):
         if set(device_map) != {""}:
             raise ValueError(f"expected a device_map of one device for all, {{'': device}}, got {device_map}")
         device_map = device_map[""]
     if device_map == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        found = torch.accelerator.current_accelerator(check_available=True)
+        # Apple's has no float64, in which the rotary angles are taken.
+        return torch.device("cpu") if found is None or found.type == "mps" else found
     return torch.device("cpu" if device_map is None else device_map)
 
 

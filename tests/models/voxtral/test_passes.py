@@ -57,6 +57,7 @@ def test_any_cuts_on_a_ring_give_the_whole(stack, cuts, length):
     parts = [run(stack, piece, state, gains, Ask(hidden=True)) for piece in x.split(cuts, dim=1)]
     torch.testing.assert_close(torch.cat([p.last for p in parts], 1), whole.last, rtol=0, atol=1e-4)
     assert len(whole.hidden) == stack.config.layers + 1
+    assert whole.hidden[-1] is whole.last
     for number, hidden in enumerate(whole.hidden):
         scale = float(hidden.abs().max())  # only the last one is normalised
         torch.testing.assert_close(torch.cat([p.hidden[number] for p in parts], 1), hidden, rtol=0, atol=1e-4 * scale)
