@@ -85,7 +85,8 @@ def run(arguments: list[str], debug: bool = False) -> int:
     """The exit code of one command line: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C."""
     try:
         _register()
-        code = app(arguments or ["--help"], standalone_mode=False)
+        # Calling `app` itself would put typer's own hook for exceptions in place of ours.
+        code = typer.main.get_command(app).main(arguments or ["--help"], "earful", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except typer.Exit as stop:

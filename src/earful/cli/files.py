@@ -192,7 +192,9 @@ class Job:
     def _progress(self) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         quiet = not sys.stderr.isatty() or (self.live and sys.stdout.isatty())
-        return Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet)
+        console = Console(stderr=True)
+        # Text for the terminal goes above the bar; text for a file or a pipe must not come here.
+        return Progress(*columns, console=console, transient=True, disable=quiet, redirect_stdout=sys.stdout.isatty())
 
 
 def _so_far(events: Iterable[Event], language: str | None, heard_s: float) -> Transcript:
