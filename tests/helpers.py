@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import resource
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -208,3 +210,14 @@ def hear_all(engine: Engine, rng: np.random.Generator, audio: list[tuple[Lane, n
         for _ in range(rng.integers(3)):
             engine.step()
     engine.pump()
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Only the first `size` bytes of any file fit. Not a fixture: pytest's own output must find room when a test ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

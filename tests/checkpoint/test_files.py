@@ -1,5 +1,4 @@
 import json
-import resource
 import struct
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import earful.checkpoint.files as files
 from earful.checkpoint.files import fetch, load_tensors, open_weights, read_header, save_tensors, save_weights
 from earful.errors import CheckpointError
+from tests.helpers import full_disk
 
 
 @pytest.fixture
@@ -118,27 +118,21 @@ def test_one_file_of_tensors(tmp_path, tensors):
     assert same(load_tensors(tmp_path / "new" / "state.safetensors"), tensors)
 
 
-@pytest.fixture
-def full_disk():
-    """Files of this process may not grow beyond 4 kB, as if the disk were full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("limit", [3000, 1 << 20])
-def test_a_full_disk_leaves_the_older_files_alone(tmp_path, full_disk, limit):
+def test_a_full_disk_leaves_the_older_files_alone(tmp_path, limit):
     old = {"w": torch.ones(4)}
     save_weights(tmp_path, old.items())
     new = [("v", torch.zeros(100)), ("w", torch.zeros(2000))]
-    with pytest.raises(CheckpointError, match=r"^cannot write model\.safetensors in .*: .*File too large.*$") as caught:
-        save_weights(tmp_path, new, max_shard_bytes=limit)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(CheckpointError, match=r"cannot write .*state\.safetensors: .*File too large"):
-        save_tensors(tmp_path / "state.safetensors", dict(new))
-    with pytest.raises(CheckpointError, match=r"cannot write .*config\.json: File too large"):
-        files.write_json(tmp_path / "config.json", "x" * 10_000)
+    with full_disk(4096):
+        with pytest.raises(
+            CheckpointError, match=r"^cannot write model\.safetensors in .*: .*File too large.*$"
+        ) as caught:
+            save_weights(tmp_path, new, max_shard_bytes=limit)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(CheckpointError, match=r"cannot write .*state\.safetensors: .*File too large"):
+            save_tensors(tmp_path / "state.safetensors", dict(new))
+        with pytest.raises(CheckpointError, match=r"cannot write .*config\.json: File too large"):
+            files.write_json(tmp_path / "config.json", "x" * 10_000)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     assert same(read_all(open_weights(tmp_path)), old)
 
@@ -158,8 +152,7 @@ def test_loading_takes_no_more_memory_than_the_tensors(tmp_path):
     """Read in a process of its own, because the peak of this one is long past."""
     save_file({str(i): torch.zeros(4 << 20) for i in range(8)}, tmp_path / "model.safetensors")  # 8 x 16 MiB
     program = f"""
-        import resource
-        from earful.checkpoint.files import open_weights
+                from earful.checkpoint.files import open_weights
         def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         before = peak()
         weights = open_weights({str(tmp_path)!r})

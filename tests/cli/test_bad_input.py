@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from earful.audio.io import read_audio, write_wav
 from earful.stream.engine import Engine
 from tests.audio.test_io import encode, riff
 from tests.cli.conftest import DEMO
+from tests.helpers import full_disk
 
 TONE = (0.4 * np.sin(2 * np.pi * 440 * np.arange(96_000) / 96_000)).astype("<f4")
 
@@ -213,25 +213,13 @@ def test_an_option_that_the_model_does_not_have(earful, tiny, noise, option, val
     one_line(earful("listen", "--from", noise[0], "--fast", "--model", tiny, option, value), message)
 
 
-@pytest.fixture
-def full_disk():
-    """Only the first 200 bytes of any file fit."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill(size=200):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-
-    yield fill
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_full_disk_leaves_no_half_file(earful, tiny, noise, tmp_path, full_disk):
+def test_a_full_disk_leaves_no_half_file(earful, tiny, noise, tmp_path):
     out = tmp_path / "out"
     assert earful("transcribe", noise[1], "--model", tiny, "--format", "json", "--output", out).code == 0
     before = (out / "noise1.json").read_bytes()
     assert len(before) > 200
-    full_disk()
-    ran = earful("transcribe", *noise, "--model", tiny, "--format", "json", "--output", out)
+    with full_disk(200):
+        ran = earful("transcribe", *noise, "--model", tiny, "--format", "json", "--output", out)
     assert ran.code == 1
     assert [line.partition(": ")[2] for line in ran.complaints] == [
         *(f"cannot write {out}/{path.stem}.json: File too large" for path in noise),
@@ -241,9 +229,10 @@ def test_a_full_disk_leaves_no_half_file(earful, tiny, noise, tmp_path, full_dis
     assert (out / "noise1.json").read_bytes() == before
 
 
-def test_a_checkpoint_that_does_not_fit_on_the_disk(earful, tiny, tmp_path, full_disk):
-    full_disk(50_000)
-    one_line(earful("convert", tiny, tmp_path / "target"), "cannot write model.safetensors", str(tmp_path))
+def test_a_checkpoint_that_does_not_fit_on_the_disk(earful, tiny, tmp_path):
+    with full_disk(50_000):
+        ran = earful("convert", tiny, tmp_path / "target")
+    one_line(ran, "cannot write model.safetensors", str(tmp_path))
     assert not any(path.name.endswith("safetensors") for path in (tmp_path / "target").iterdir())
 
 
