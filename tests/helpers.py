@@ -214,7 +214,7 @@ def hear_all(engine: Engine, rng: np.random.Generator, audio: list[tuple[Lane, n
 
 @contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """Only the first `size` bytes of any file fit. Not a fixture: pytest's own output must find room when a test ends."""
+    """Only the first `size` bytes of any file fit. Not a fixture: when a test ends, its report must find room."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
