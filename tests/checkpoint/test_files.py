@@ -152,7 +152,8 @@ def test_loading_takes_no_more_memory_than_the_tensors(tmp_path):
     """Read in a process of its own, because the peak of this one is long past."""
     save_file({str(i): torch.zeros(4 << 20) for i in range(8)}, tmp_path / "model.safetensors")  # 8 x 16 MiB
     program = f"""
-                from earful.checkpoint.files import open_weights
+        import resource
+        from earful.checkpoint.files import open_weights
         def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         before = peak()
         weights = open_weights({str(tmp_path)!r})
