@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -50,6 +51,7 @@ def evaluate(
             total=len(there),
             console=Console(stderr=True),
             transient=True,
+            disable=not sys.stderr.isatty(),
             description="hearing",
         )
     )

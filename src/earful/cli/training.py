@@ -72,7 +72,7 @@ def train(
         try:
             model = train_run(run, report)
         except KeyboardInterrupt:
-            raise typer.Exit(fail("stopped and saved: the same command goes on", code=INTERRUPTED)) from None
+            raise typer.Exit(fail("stopped: the same command goes on from what is saved", code=INTERRUPTED)) from None
     draw_curves(output, output / "curves.png")
     typer.echo(str(model))
 
