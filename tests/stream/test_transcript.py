@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from earful.events import Word
-from earful.stream.transcript import FORMATS, GAP_S, SEGMENT_S, SEGMENT_WIDTH, Transcript
+from earful.events import Text, Word
+from earful.stream.transcript import FORMATS, GAP_S, SEGMENT_S, SEGMENT_WIDTH, Growing, Segment, Transcript
 
 
 @st.composite
@@ -51,15 +51,29 @@ def test_segments_of_several_words_keep_the_limits(said):
             assert len(segment.text) <= SEGMENT_WIDTH
 
 
-@given(spoken(), st.data())
-def test_a_text_that_grows_changes_only_its_last_segment(said, data):
+@given(spoken(), st.integers(1, 7))
+def test_a_text_that_grows_has_the_segments_of_the_whole(said, most):
+    """Events as a stream has them, in bunches: a word is complete when its text is there, or later."""
     text, words, duration_s = said
-    known = data.draw(st.integers(1, len(words)))
-    length = max(text.rindex(words[known - 1].text, 0), 0) if known == len(words) else len(text)
-    part = Transcript.of(text[: length + len(words[known - 1].text)], words[:known], None, duration_s)
-    whole = Transcript.of(text, words, None, duration_s)
-    settled = part.segments[:-1]
-    assert settled == whole.segments[: len(settled)]
+    events, at = [], 0
+    for number, word in enumerate(words):
+        end = text.index(word.text, at) + len(word.text)
+        events += [Text(text[at:end], word.end_s), *([words[number - 1]] if number else [])]
+        at = end
+    events.append(words[-1])
+    growing, got = Growing(), []
+    for begin in range(0, len(events), most):
+        got += growing.take(events[begin : begin + most])
+        assert len(growing.words) <= 2 * SEGMENT_WIDTH + most
+    got += growing.rest(duration_s)
+    assert tuple(got) == Transcript.of(text, words, None, duration_s).segments
+    assert (growing.text, growing.words) == ("", [])
+
+
+def test_a_text_without_word_times_comes_at_the_end():
+    growing = Growing()
+    assert growing.take([Text("你好。", 1.0)]) == []
+    assert growing.rest(2.0) == [Segment("你好。", 0.0, 2.0)]
 
 
 @given(st.lists(st.tuples(st.floats(-5, 50), st.floats(-5, 50)), min_size=1, max_size=20), st.floats(0, 30, width=32))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from earful.events import Word
+from earful.events import Event, Text, Word
 
 GAP_S = 0.8  # a silence between words that ends a segment
 SEGMENT_S = 7.0  # the longest segment of several words
@@ -49,7 +49,7 @@ class Transcript:
         """
         words = tuple(_in_order(words, duration_s))
         if words:
-            segments = tuple(_spoken(text, words))
+            segments = tuple(segment for _, segment in _spoken(text, words))
         else:
             segments = tuple(_spread(text, duration_s))
         return cls(text, words, segments, language, duration_s)
@@ -108,6 +108,33 @@ FORMATS: dict[str, Callable[[Transcript], str]] = {
 }
 
 
+class Growing:
+    """A text that is still being said: gives out the segments of its transcript, each as soon as nothing changes it."""
+
+    def __init__(self) -> None:
+        self.text = ""  # what no segment has yet
+        self.words: list[Word] = []
+
+    def take(self, events: Iterable[Event]) -> list[Segment]:
+        """Hear some more; returns the segments that are settled by it."""
+        for event in events:
+            if isinstance(event, Text):
+                self.text += event.text
+            elif isinstance(event, Word):
+                self.words.append(event)
+        if not self.words:
+            return []
+        *settled, (first, last) = _spoken(self.text, self.words)
+        self.text, self.words = self.text[first:], list(last.words)
+        return [segment for _, segment in settled]
+
+    def rest(self, heard_s: float) -> list[Segment]:
+        """The last segments: after so many seconds it has ended, or paused for long."""
+        segments = Transcript.of(self.text, self.words, None, heard_s).segments
+        self.text, self.words = "", []
+        return list(segments)
+
+
 def _in_order(words: Sequence[Word], duration_s: float) -> Iterator[Word]:
     """The words with times that lie within the duration and never run backwards."""
     past_s = 0.0
@@ -117,7 +144,8 @@ def _in_order(words: Sequence[Word], duration_s: float) -> Iterator[Word]:
         yield Word(word.text, start_s, past_s)
 
 
-def _spoken(text: str, words: Sequence[Word]) -> Iterator[Segment]:
+def _spoken(text: str, words: Sequence[Word]) -> Iterator[tuple[int, Segment]]:
+    """Segments, each with where it begins in the text."""
     starts, at = [], 0  # where each word begins in the text; one that is not in it begins where the one before ended
     for word in words:
         found = text.find(word.text, at)
@@ -127,8 +155,9 @@ def _spoken(text: str, words: Sequence[Word]) -> Iterator[Segment]:
     begin = 0
     while begin < len(words):
         end = _cut(text, words, starts, ends, begin)
-        part = text[starts[begin] if begin else 0 : starts[end] if end < len(words) else len(text)]
-        yield Segment(part.strip(), words[begin].start_s, words[end - 1].end_s, tuple(words[begin:end]))
+        first, last = starts[begin] if begin else 0, starts[end] if end < len(words) else len(text)
+        chosen = tuple(words[begin:end])
+        yield first, Segment(text[first:last].strip(), chosen[0].start_s, chosen[-1].end_s, chosen)
         begin = end
 
 
