@@ -21,7 +21,7 @@ INTERRUPTED = 130  # what a shell reports for Ctrl-C
 class Commands(TyperGroup):
     """Commands that say so when Ctrl-C ends them; typer would only return the code."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

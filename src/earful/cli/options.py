@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from earful.api import SpeechModel, load
+from earful.events import Word
 
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A folder or a hub id.", show_default="the built-in English model")
@@ -27,3 +28,7 @@ def open_model(model: str | None, device: str, dtype: str | None) -> SpeechModel
 
 def shown(path: str | Path) -> str:
     return "standard input" if str(path) == "-" else str(path)
+
+
+def word_line(word: Word) -> str:
+    return f"{word.start_s:8.2f} {word.end_s:8.2f}  {word.text}"
