@@ -26,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 Samples = npt.NDArray[np.floating[Any]]
 Source = str | Path | BinaryIO | Samples
-OnEvents = Callable[[int, list[Event], float], None]  # number of the source, what came, seconds heard
+OnEvents = Callable[[int, list[Event], float], None]  # number of the source, what came if anything did, seconds heard
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class SpeechModel:
     def rate_hz(self) -> int:
         """The rate of the audio that `stream` and arrays given to `transcribe` must have."""
         return self._live.rate_hz
+
+    @property
+    def delay_s(self) -> float | None:
+        """How long after a word's end it is written where nothing else is chosen; None where there is no choice."""
+        return self._live.delay_s
 
     def stream(self, *, delay_s: float | None = None) -> Session:
         """Open a live session. delay_s: how long after a word's end it is written, where the model lets one choose.
@@ -121,8 +126,7 @@ class SpeechModel:
                 one.top_up()
             engine.step()
             for one in list(hearing):
-                if new := one.collect():
-                    on_events(one.number, new, one.heard_s)
+                on_events(one.number, one.collect(), one.heard_s)
                 if one.done:
                     hearing.remove(one)
                     yield one.number, one.outcome(self.language)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import types
 
 import numpy as np
@@ -12,16 +13,25 @@ from rich.console import Console
 
 from earful.audio.io import read_audio
 from earful.cli import listen as module
-from earful.cli.listen import LINE_CHARACTERS, SHOWN_CHARACTERS, Captions, _Lines, played
+from earful.cli.captions import PAUSE_S, Captions
+from earful.cli.interrupts import held
+from earful.cli.listen import played
 from earful.events import Text, Word
+from earful.stream.transcript import SEGMENT_WIDTH
 from tests.cli.conftest import DEMO
 
 
 def test_a_file_played_fast_says_what_transcribe_says(earful):
     ran = earful("listen", "--from", DEMO, "--fast")
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out.split() == earful("transcribe", DEMO).out.split()
+    assert ran.out == earful("transcribe", DEMO).out
     assert ran.out.split()
+
+
+def test_a_line_for_each_word(earful, tiny, noise):
+    ran = earful("listen", "--from", noise[0], "--fast", "--words", "--model", tiny)
+    assert (ran.code, ran.out) == (0, earful("transcribe", noise[0], "--words", "--model", tiny).out)
+    assert ran.out.count("\n") > 3
 
 
 def test_events_are_lines_of_json(earful, tiny, noise):
@@ -56,25 +66,40 @@ def test_a_file_is_played_at_the_pace_of_speech(monkeypatch):
     assert slept == []
 
 
-def words(*texts, gap_s=0.1):
-    return [Word(text, i * (0.3 + gap_s), i * (0.3 + gap_s) + 0.3) for i, text in enumerate(texts)]
+SLOT = np.zeros(1280, np.float32)  # 80 ms
 
 
-def test_a_pipe_gets_a_line_for_each_stretch_of_speech(capsys):
-    with _Lines() as show:
-        show(words("one", "two"))
-        assert capsys.readouterr().out == ""
-        show([Text("x", 1.0), Word("three", 2.5, 2.8)])
-        assert capsys.readouterr().out == "one two\n"
-    assert capsys.readouterr().out == "three\n"
+def say(captions, *texts):
+    """Words that come in a slot each, and the lines that are done by them."""
+    lines = []
+    for text in texts:
+        captions.heard(SLOT, 16_000, 0.0)
+        word = Word(text, captions.heard_s - 0.08, captions.heard_s)
+        lines += captions.take([Text(f" {text}", captions.heard_s), word])
+    return lines
 
 
-def test_speech_without_a_pause_is_not_kept_back_for_ever(capsys):
-    with _Lines() as show:
-        show(words(*["word"] * 1000))
-    lines = capsys.readouterr().out.splitlines()
-    assert " ".join(lines) == " ".join(["word"] * 1000)
-    assert max(map(len, lines)) <= LINE_CHARACTERS
+def test_a_line_is_done_when_a_pause_has_lasted():
+    captions = Captions("tiny", None)
+    assert say(captions, "one", "two") == []
+    paused, lines = 0, []
+    while not lines:
+        captions.heard(SLOT, 16_000, 0.0)
+        lines = captions.take([])
+        paused += 1
+    assert lines == ["one two"]
+    assert paused * 0.08 == pytest.approx(PAUSE_S, abs=0.09)
+    assert say(captions, "three") == []
+    assert captions.take([], last=True) == ["three"]
+    assert captions.take([], last=True) == []
+
+
+def test_speech_without_a_pause_is_not_kept_back_for_ever():
+    captions = Captions("tiny", None)
+    lines = say(captions, *["word"] * 1000)
+    kept = captions.growing.text.strip()
+    assert " ".join([*lines, kept]) == " ".join(["word"] * 1000)
+    assert max(map(len, [*lines, kept])) <= SEGMENT_WIDTH
 
 
 def rendered(captions):
@@ -84,19 +109,31 @@ def rendered(captions):
     return console.export_text(styles=True)
 
 
-def test_the_picture_shows_what_was_said_and_how_it_stands():
+def test_the_picture_shows_what_is_being_said_and_how_it_stands():
     captions = Captions("tiny", 0.48)
     captions.heard(np.full(16_000, 0.5, np.float32), 16_000, 1.25)
     captions.take([Text("old", 0.2)])
-    captions.heard(np.zeros(32_000, np.float32), 16_000, 3.0)
-    captions.take([Text(" new", 2.9)])
+    captions.heard(np.zeros(16_000, np.float32), 16_000, 2.0)
+    captions.take([Text(" new", 1.9)])
+    captions.heard(np.zeros(8_000, np.float32), 16_000, 2.34)
     shown = rendered(captions)
     assert "old" in shown
     assert "\x1b[1;36m new" in shown
-    assert "00:03  tiny  delay 0.48 s  behind 0 ms" in shown
-    captions.finished = True
-    assert "\x1b[1;36m" not in rendered(captions)
-    assert "done" in rendered(captions)
+    assert "00:02  tiny  delay 480 ms  behind 0 ms" in shown
+    captions.heard(np.zeros(16_000, np.float32), 16_000, 4.25)
+    captions.take([Text("er", 3.5)])
+    shown = rendered(captions)
+    assert "old new" in shown
+    assert "\x1b[1;36mer" in shown
+    assert "behind 750 ms" in shown
+    captions.take([], last=True)
+    assert "old" not in rendered(captions)
+
+
+def test_what_need_not_keep_up_is_not_behind():
+    captions = Captions("tiny", None, fast=True)
+    captions.heard(np.zeros(16_000, np.float32), 16_000, 0.05)
+    assert "00:01  tiny  20.0 × real time" in rendered(captions)
 
 
 def test_the_level_is_drawn():
@@ -110,14 +147,11 @@ def test_the_level_is_drawn():
 
 def test_hours_of_speech_are_forgotten():
     captions = Captions("tiny", None)
-    for number in range(3000):
-        captions.heard(np.zeros(1280, np.float32), 16_000, 0.0)
-        captions.take([Text(f" word{number}", 0.0), Word(f"word{number}", number, number + 0.5)])
-    assert len(captions.text) == SHOWN_CHARACTERS
-    assert captions.text.endswith(" word2999")
-    sizes = [len(value) for value in vars(captions).values() if hasattr(value, "__len__")]
-    assert max(sizes) == SHOWN_CHARACTERS
-    assert rendered(captions).count("\n") <= SHOWN_CHARACTERS // 100 + 3
+    say(captions, *(f"word{number}" for number in range(3000)))
+    assert captions.growing.text.endswith(" word2999")
+    assert len(captions.growing.text) <= SEGMENT_WIDTH + 10
+    assert len(captions.growing.words) < 20
+    assert len(captions.arrivals) < 20
 
 
 @pytest.mark.parametrize("ends", ["silence", "Ctrl-C"])
@@ -165,4 +199,47 @@ def test_captions_on_a_terminal(earful, tiny, noise, monkeypatch):
     ran = earful("listen", "--from", noise[0], "--fast", "--model", tiny)
     assert ran.code == 0
     assert "00:03  tiny" in ran.out
-    assert "done" in ran.out
+    assert "× real time" in ran.out
+
+
+def press_ctrl_c(done, times):
+    with held():
+        for number in range(times):
+            signal.raise_signal(signal.SIGINT)
+            done.append(number)
+
+
+def test_ctrl_c_lets_the_step_of_the_model_end():
+    with pytest.raises(KeyboardInterrupt):
+        press_ctrl_c(done := [], times=1)
+    assert done == [0]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with pytest.raises(KeyboardInterrupt):
+        press_ctrl_c(done := [], times=3)
+    assert done == [0]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_what_was_heard_before_the_file_broke_off_is_written(earful, tiny, noise, tmp_path):
+    path = tmp_path / "cut.wav"
+    whole = noise[0].read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    ran = earful("listen", "--from", path, "--fast", "--model", tiny)
+    assert ran.code == 1
+    assert len(ran.complaints) == 1
+    assert "expected a whole file, got one that breaks off at" in ran.err
+    assert ran.out == earful("transcribe", path, "--model", tiny).out
+    assert ran.out

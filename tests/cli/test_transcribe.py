@@ -7,9 +7,12 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 import earful as library
+from earful.audio.io import read_audio, write_wav
+from earful.cli import files
 from earful.cli.files import expand, stems
 from earful.stream.transcript import FORMATS
 from earful.testing import write_tiny
@@ -41,10 +44,30 @@ def test_json_holds_the_whole_transcript(earful, tiny, noise, transcripts):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_several_files_are_printed_in_order(earful, tiny, noise, transcripts, batch):
-    ran = earful("transcribe", *noise, "--model", tiny, "--batch", batch, "--format", "srt")
+def test_several_files_are_printed_in_order_under_their_names(earful, tiny, noise, transcripts, batch):
+    ran = earful("transcribe", *noise, "--model", tiny, "--batch", batch)
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out == "".join(transcript.to_srt() for transcript in transcripts)
+    said = zip(noise, transcripts, strict=True)
+    assert ran.out == "".join(f"==> {path} <==\n{transcript.to_txt()}" for path, transcript in said)
+
+
+@pytest.mark.parametrize("name", ["json", "jsonl"])
+def test_objects_of_several_files_tell_which(earful, tiny, noise, transcripts, name):
+    ran = earful("transcribe", *noise, "--model", tiny, "--format", name)
+    rows = [json.loads(line) for line in ran.out.splitlines()]
+    documents = [t.to_json() if name == "json" else t.to_jsonl() for t in transcripts]
+    parts = [[text] if name == "json" else text.splitlines() for text in documents]
+    expected = [
+        {"file": str(path), **json.loads(part)} for path, lines in zip(noise, parts, strict=True) for part in lines
+    ]
+    assert rows == expected
+
+
+@pytest.mark.parametrize("name", ["srt", "vtt", "tsv"])
+def test_subtitles_of_several_films_are_not_mixed(earful, noise, name):
+    ran = earful("transcribe", *noise, "--format", name)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"expected --output FOLDER for 3 files in {name}, got none" in ran.err
 
 
 def test_files_of_all_formats_go_to_a_folder(earful, tiny, noise, transcripts, tmp_path):
@@ -65,9 +88,12 @@ def test_a_folder_stands_for_the_recordings_in_it(earful, tiny, noise, transcrip
     (tmp_path / "day" / "notes.txt").write_text("no recording")
     shutil.copy(noise[1], tmp_path / "day" / "z.WAV")
     shutil.copy(noise[0], inside / "a.wav")
-    assert expand([str(tmp_path), str(inside / "a.wav")]) == [str(inside / "a.wav"), str(tmp_path / "day" / "z.WAV")]
+    (tmp_path / "day" / "._z.wav").write_bytes(b"what some systems keep beside a file")
+    paths = [str(inside / "a.wav"), str(tmp_path / "day" / "z.WAV")]
+    assert expand([str(tmp_path), str(inside / ".." / "hour" / "a.wav")]) == paths
     ran = earful("transcribe", tmp_path, "--model", tiny)
-    assert (ran.code, ran.out) == (0, transcripts[0].to_txt() + transcripts[1].to_txt())
+    said = [f"==> {file} <==\n{transcript.to_txt()}" for file, transcript in zip(paths, transcripts, strict=False)]
+    assert (ran.code, ran.out) == (0, "".join(said))
 
 
 @pytest.mark.parametrize(
@@ -75,8 +101,10 @@ def test_a_folder_stands_for_the_recordings_in_it(earful, tiny, noise, transcrip
     [
         (["a/x.wav", "b/y.mp3", "-"], ["x", "y", "stdin"]),
         (["x.wav", "x.mp3"], ["x.wav", "x.mp3"]),
-        (["a/x.wav", "b/x.wav"], ["x.wav", "x.wav-2"]),
-        (["a/x.wav", "b/x.wav", "c/x.wav-2.mp3"], ["x.wav", "x.wav-2", "x.wav-2-2"]),
+        (["a/x.wav", "b/x.wav", "-"], ["a/x", "b/x", "stdin"]),
+        (["a/b/x.wav", "a/c/X.wav", "a/c/y.wav"], ["b/x", "c/X", "c/y"]),
+        (["a/x.wav", "b/x.wav", "b/x.mp3"], ["a/x.wav", "b/x.wav", "b/x.mp3"]),
+        (["x.wav", "x.mp3", "x.wav.mp3"], ["x.wav", "x.mp3", "x.wav.mp3"]),
         (["talk.part.1.wav", "talk.part.2.wav"], ["talk.part.1", "talk.part.2"]),
     ],
 )
@@ -90,8 +118,8 @@ def test_the_same_name_in_two_folders_overwrites_nothing(earful, tiny, noise, tr
         path.parent.mkdir()
         shutil.copy(recording, path)
     assert earful("transcribe", *paths, "--model", tiny, "--output", tmp_path / "out").code == 0
-    written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
-    assert written == {"x.wav.txt": transcripts[0].to_txt(), "x.wav-2.txt": transcripts[1].to_txt()}
+    for folder, transcript in zip("ab", transcripts, strict=False):
+        assert (tmp_path / "out" / folder / "x.txt").read_text() == transcript.to_txt()
 
 
 def test_standard_input(earful, tiny, noise, transcripts, monkeypatch):
@@ -131,14 +159,23 @@ def test_the_built_in_model_hears_the_demo(earful):
     assert "door" in content["text"]
 
 
-def test_on_a_terminal_text_is_written_as_it_comes(earful, tiny, noise, transcripts, monkeypatch):
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    ran = earful("transcribe", noise[0], "--model", tiny)
-    assert (ran.out, ran.err) == (transcripts[0].text + "\n", "")
+def test_text_of_one_file_is_written_as_it_comes(earful, tiny, noise, tmp_path, monkeypatch):
+    """Before the end of the file is heard."""
+    long = tmp_path / "long.wav"
+    write_wav(long, np.concatenate([read_audio(path, 16_000) for path in noise * 2]), 16_000)
+    printed = []
+    monkeypatch.setattr(files, "_print_lines", lambda segments: printed.append([s.line for s in segments]))
+    assert earful("transcribe", long, "--model", tiny).code == 0
+    whole = library.load(tiny).transcribe(long)
+    assert [line for lines in printed for line in lines] == [segment.line for segment in whole.segments]
+    assert any(printed[:-1])
 
 
 def test_a_progress_bar_does_not_swallow_the_text_for_a_pipe(earful, tiny, noise, transcripts, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     ran = earful("transcribe", *noise[:2], "--model", tiny)
-    assert ran.out == transcripts[0].to_txt() + transcripts[1].to_txt()
-    assert "100%" in ran.err
+    said = zip(noise[:2], transcripts[:2], strict=True)
+    assert ran.out == "".join(f"==> {path} <==\n{transcript.to_txt()}" for path, transcript in said)
+    assert "1/2 noise0.wav" in ran.err
+    ran = earful("transcribe", noise[0], "--model", tiny)
+    assert ran.out == transcripts[0].to_txt()

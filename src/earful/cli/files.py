@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from earful.api import Outcome, SpeechModel
 from earful.audio.io import duration_hint
 from earful.checkpoint.files import replacing
 from earful.cli import INTERRUPTED, fail
-from earful.cli.options import Delay, Device, Dtype, Model, open_model, shown
+from earful.cli.interrupts import held
+from earful.cli.options import Delay, Device, Dtype, Model, open_model, shown, word_line
 from earful.errors import CheckpointError, EarfulError
 from earful.events import Event, Text, Word
-from earful.stream.transcript import FORMATS, Transcript
+from earful.stream.transcript import FORMATS, Growing, Segment, Transcript
 
 SUFFIXES = {
     ".aac", ".aif", ".aiff", ".au", ".avi", ".caf", ".flac", ".g722", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov",
     ".mp2", ".mp3", ".mp4", ".mpeg", ".mpg", ".oga", ".ogg", ".opus", ".ts", ".wav", ".webm", ".wma", ".wmv",
 }  # fmt: skip
+ONE_FILE = {"srt", "vtt", "tsv"}  # formats in which two transcripts cannot follow each other
 
 
 def register(app: typer.Typer) -> None:
@@ -49,10 +54,9 @@ def transcribe(
         raise typer.BadParameter(f"expected audio or video in {', '.join(files)}, got none")
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)  # an error now is better than after an hour of audio
+    _check_printable(formats, output, len(sources))
     loaded = open_model(model, device, dtype)
-    live = len(sources) == 1 and formats == ["txt"] and not (output or words) and sys.stdout.isatty()
-    job = Job(loaded, sources, formats, output, words, live=live)
-    raise typer.Exit(job.run(batch, delay))
+    raise typer.Exit(Job(loaded, sources, formats, output, words).run(batch, delay))
 
 
 def _formats(listed: str, output: Path | None) -> list[str]:
@@ -65,33 +69,40 @@ def _formats(listed: str, output: Path | None) -> list[str]:
     return formats
 
 
+def _check_printable(formats: Sequence[str], output: Path | None, count: int) -> None:
+    if output is None and count > 1 and formats[0] in ONE_FILE:
+        raise typer.BadParameter(f"expected --output FOLDER for {count} files in {formats[0]}, got none")
+
+
 def expand(names: Sequence[str]) -> list[str]:
     """The files that are meant: a folder stands for all audio and video below it, in order."""
     found: list[str] = []
     for name in names:
         if name != "-" and Path(name).is_dir():
-            inside = sorted(Path(name).rglob("*"))
+            inside = sorted(path for path in Path(name).rglob("*") if not path.name.startswith("."))
             found += [str(path) for path in inside if path.suffix.lower() in SUFFIXES and path.is_file()]
         else:
             found.append(name)
-    return list(dict.fromkeys(found))
+    there: dict[str, str] = {}
+    for name in found:
+        there.setdefault(name if name == "-" else os.path.abspath(name), name)
+    return list(there.values())
 
 
 def stems(sources: Sequence[str]) -> list[str]:
-    """What the output of each source is called: its name without the suffix, with as much more as tells it apart."""
-    plain = [Path("stdin" if s == "-" else s) for s in sources]
-    names = [path.stem for path in plain]
-    names = [path.name if names.count(name) > 1 else name for path, name in zip(plain, names, strict=True)]
-    taken: set[str] = set()
-    unique = []
-    for name in names:
-        number, chosen = 1, name
-        while chosen in taken:
-            number += 1
-            chosen = f"{name}-{number}"
-        taken.add(chosen)
-        unique.append(chosen)
-    return unique
+    """What the output of each source is called, below one folder.
+
+    Its name without the suffix; where two share that, also the folders below the one that all are in; where two in a
+    folder do, also the suffix.
+    """
+    whole = [Path(os.path.abspath("stdin" if source == "-" else source)) for source in sources]
+    above = Path(os.path.commonpath([path.parent for path in whole]))
+    below = [path.relative_to(above) for path in whole]
+    candidates = ([path.stem for path in below], [str(path.with_suffix("")) for path in below])
+    for names in candidates:
+        if len({name.casefold() for name in names}) == len(names):  # some disks take A and a for the same
+            return names
+    return [str(path) for path in below]
 
 
 @dataclass
@@ -103,51 +114,69 @@ class Job:
     formats: Sequence[str]
     output: Path | None
     words: bool
-    live: bool  # print pieces of text as soon as they are known
     failed: list[str] = field(default_factory=list)
+    heard: dict[int, Heard] = field(default_factory=dict)  # of what is not done yet
     done: dict[int, Transcript | None] = field(default_factory=dict)  # waiting for those before them; None: failed
     printed: int = 0
 
     def run(self, batch: int, delay: float | None) -> int:
+        """Transcribe everything; returns the exit code."""
         opened: list[str | BinaryIO] = [sys.stdin.buffer if s == "-" else s for s in self.sources]
-        heard: dict[int, tuple[list[Event], float]] = {}  # of what is not done yet
         with self._progress() as progress:
-            tasks = [progress.add_task(shown(s), total=self._seconds(s)) for s in self.sources]
+            bars: dict[int, TaskID] = {}
 
             def on_events(number: int, events: list[Event], heard_s: float) -> None:
-                before, _ = heard.get(number, ([], 0.0))
-                heard[number] = (before + events, heard_s)
-                progress.update(tasks[number], completed=heard_s)
-                if self.live:
-                    print("".join(e.text for e in events if isinstance(e, Text)), end="", flush=True)
+                with held():
+                    if number not in bars:
+                        bars[number] = progress.add_task(self._label(number), total=self._seconds(number))
+                    progress.update(bars[number], completed=heard_s)
+                    self._hear(number, events, heard_s)
 
             try:
                 for number, outcome in self.model.outcomes(opened, batch=batch, delay_s=delay, on_events=on_events):
-                    heard.pop(number, None)
-                    progress.update(
-                        tasks[number], total=outcome.transcript.duration_s or 1, completed=outcome.transcript.duration_s
-                    )
-                    self._take(number, outcome)
+                    with held():
+                        if number in bars:
+                            progress.remove_task(bars.pop(number))
+                        self._take(number, outcome)
             except KeyboardInterrupt:
-                for number, (events, heard_s) in heard.items():
-                    self._deliver(number, _so_far(events, self.model.language, heard_s))
-                    fail(f"{shown(self.sources[number])}: stopped after {heard_s:.1f} s")
-                self._print_waiting(everything=True)
-                if not heard:
-                    raise
-                return INTERRUPTED
+                return self._stop()
         if len(self.failed) > 1 or (self.failed and len(self.sources) > 1):
             fail(f"{len(self.failed)} of {len(self.sources)} failed: {', '.join(self.failed)}")
         return 1 if self.failed else 0
 
+    @property
+    def live(self) -> bool:
+        """Whether text is printed as soon as it is settled."""
+        return len(self.sources) == 1 and self.output is None and self.formats[0] == "txt" and not self.words
+
+    def _hear(self, number: int, events: list[Event], heard_s: float) -> None:
+        heard = self.heard.setdefault(number, Heard())
+        heard.events += events
+        heard.seconds = heard_s
+        if self.live:
+            _print_lines(heard.growing.take(events))
+
     def _take(self, number: int, outcome: Outcome) -> None:
+        heard = self.heard.pop(number, Heard())
         if outcome.error is None or outcome.transcript.duration_s:
-            self._deliver(number, outcome.transcript)
+            self._deliver(number, outcome.transcript, heard)
         else:
             self.done[number] = None
         if outcome.error is not None:
             self._fail(number, outcome.error)
         self._print_waiting()
+
+    def _stop(self) -> int:
+        """Ctrl-C: give what there is of everything that was begun."""
+        if not self.heard:
+            raise KeyboardInterrupt
+        for number, heard in self.heard.items():
+            text = "".join(event.text for event in heard.events if isinstance(event, Text))
+            words = [event for event in heard.events if isinstance(event, Word)]
+            self._deliver(number, Transcript.of(text, words, self.model.language, heard.seconds), heard)
+            fail(f"{shown(self.sources[number])}: stopped after {heard.seconds:.1f} s")
+        self._print_waiting(everything=True)
+        return INTERRUPTED
 
     def _fail(self, number: int, error: EarfulError) -> None:
         name = shown(self.sources[number])
@@ -155,49 +184,79 @@ class Job:
             self.failed.append(name)
         fail(str(error))
 
-    def _deliver(self, number: int, transcript: Transcript) -> None:
-        self.done[number] = transcript
-        if self.output is None:
-            return
+    def _deliver(self, number: int, transcript: Transcript, heard: Heard) -> None:
+        if self.live:
+            _print_lines(heard.growing.rest(transcript.duration_s))
+        elif self.output is None:
+            self.done[number] = transcript
+        else:
+            self._write(number, self.output, transcript)
+
+    def _write(self, number: int, folder: Path, transcript: Transcript) -> None:
         chosen = transcript.by_word() if self.words else transcript
         for name in self.formats:
-            path = self.output / f"{stems(self.sources)[number]}.{name}"
             try:
-                with replacing(path) as temporary:
+                with replacing(folder / f"{self.stems[number]}.{name}") as temporary:
                     temporary.write_text(FORMATS[name](chosen), encoding="utf-8")
             except CheckpointError as error:
                 self._fail(number, error)
 
+    @cached_property
+    def stems(self) -> list[str]:
+        return stems(self.sources)
+
     def _print_waiting(self, everything: bool = False) -> None:
         """Print what is done, in the order of the command line."""
-        while self.output is None and self.done and (everything or self.printed in self.done):
+        while self.done and (everything or self.printed in self.done):
             transcript = self.done.pop(self.printed, None)
-            self.printed += 1
             if transcript is not None:
-                print(self._printable(transcript), end="", flush=True)
+                print(self._printable(self.printed, transcript), end="", flush=True)
+            self.printed += 1
 
-    def _printable(self, transcript: Transcript) -> str:
-        if self.live:  # all but the end of the line is there already
-            return "\n" if transcript.text else ""
+    def _printable(self, number: int, transcript: Transcript) -> str:
         chosen = transcript.by_word() if self.words else transcript
-        if self.words and self.formats == ["txt"]:
-            return "".join(f"{s.start_s:8.2f} {s.end_s:8.2f}  {s.text}\n" for s in chosen.segments)
-        return FORMATS[self.formats[0]](chosen)
+        format, name = self.formats[0], shown(self.sources[number])
+        text = FORMATS[format](chosen)
+        if self.words and format == "txt":
+            text = "".join(f"{word_line(segment)}\n" for segment in chosen.segments)
+        if len(self.sources) == 1:
+            return text
+        if format == "txt":
+            return f"==> {name} <==\n{text}"
+        documents = [text] if format == "json" else text.splitlines()
+        return "".join(json.dumps({"file": name, **json.loads(d)}, ensure_ascii=False) + "\n" for d in documents)
 
-    def _seconds(self, source: str) -> float | None:
-        if source == "-" or not sys.stderr.isatty():
-            return None
-        return duration_hint(source)
+    def _label(self, number: int) -> str:
+        name = Path(shown(self.sources[number])).name
+        return f"{number + 1}/{len(self.sources)} {name}" if len(self.sources) > 1 else name
+
+    def _seconds(self, number: int) -> float | None:
+        source = self.sources[number]
+        return None if source == "-" or not sys.stderr.isatty() else duration_hint(source)
 
     def _progress(self) -> Progress:
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        quiet = not sys.stderr.isatty() or (self.live and sys.stdout.isatty())
+        name = TextColumn("{task.description}", markup=False)
+        columns = (name, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
         # Text for the terminal goes above the bar; text for a file or a pipe must not come here.
-        return Progress(*columns, console=console, transient=True, disable=quiet, redirect_stdout=sys.stdout.isatty())
+        return Progress(
+            *columns,
+            console=console,
+            transient=True,
+            disable=not sys.stderr.isatty(),
+            redirect_stdout=sys.stdout.isatty(),
+        )
 
 
-def _so_far(events: Iterable[Event], language: str | None, heard_s: float) -> Transcript:
-    events = list(events)
-    text = "".join(event.text for event in events if isinstance(event, Text))
-    return Transcript.of(text, [event for event in events if isinstance(event, Word)], language, heard_s)
+def _print_lines(segments: Iterable[Segment]) -> None:
+    for segment in segments:
+        print(segment.line, flush=True)
+
+
+@dataclass
+class Heard:
+    """What has come of a file that is not done."""
+
+    events: list[Event] = field(default_factory=list)
+    growing: Growing = field(default_factory=Growing)
+    seconds: float = 0.0

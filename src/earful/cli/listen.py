@@ -25,6 +25,7 @@ from earful.cli.interrupts import held
 from earful.cli.options import Delay, Device, Dtype, Model, open_model, word_line
 from earful.errors import AudioError
 from earful.events import Event, Text, Word
+from earful.stream.transcript import Segment
 
 BLOCK_S = 0.08
 
@@ -104,7 +105,7 @@ def _display(captions: Captions, format: str, words: bool) -> Iterator[Show]:
     if format == "jsonl":
         yield lambda events, last: _print_lines(_json(e) for e in events if isinstance(e, (Text, Word)))
     elif words:
-        yield lambda events, last: _print_lines(word_line(e) for e in events if isinstance(e, Word))
+        yield lambda events, last: _print_lines(_words(events))
     elif not sys.stdout.isatty():
         yield lambda events, last: _print_lines(captions.take(events, last))
     else:
@@ -116,6 +117,11 @@ def _display(captions: Captions, format: str, words: bool) -> Iterator[Show]:
                 live.update(captions.picture())
 
             yield show
+
+
+def _words(events: list[Event]) -> Iterator[str]:
+    words = (event for event in events if isinstance(event, Word))
+    return (word_line(Segment(word.text, word.start_s, word.end_s)) for word in words)
 
 
 def _json(event: Text | Word) -> str:

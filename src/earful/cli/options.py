@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from earful.api import SpeechModel, load
-from earful.events import Word
+from earful.stream.transcript import Segment
 
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A folder or a hub id.", show_default="the built-in English model")
@@ -30,5 +30,6 @@ def shown(path: str | Path) -> str:
     return "standard input" if str(path) == "-" else str(path)
 
 
-def word_line(word: Word) -> str:
-    return f"{word.start_s:8.2f} {word.end_s:8.2f}  {word.text}"
+def word_line(word: Segment) -> str:
+    """When a word is said, in seconds, and the word."""
+    return f"{word.start_s:8.2f} {word.end_s:8.2f}  {word.line}"

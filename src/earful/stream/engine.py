@@ -28,6 +28,7 @@ class Family(Protocol):
     after: int  # and behind
     lead: int  # samples of silence before the first one
     chunk: int  # the most steps in one call
+    delay_s: float | None  # of a session that chooses none
 
     def init_state(self, batch: int) -> Any: ...
     def open(self, state: Any, slot: int, **options: Any) -> Any: ...

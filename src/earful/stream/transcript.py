@@ -28,6 +28,11 @@ class Segment:
     end_s: float
     words: tuple[Word, ...] = ()
 
+    @property
+    def line(self) -> str:
+        """The text on one line, without control characters, which would steer a terminal or end a subtitle."""
+        return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in self.text).split())
+
 
 @dataclass(frozen=True)
 class Transcript:
@@ -61,26 +66,26 @@ class Transcript:
 
     def to_txt(self) -> str:
         """A line for each segment."""
-        return "".join(f"{_line(segment.text)}\n" for segment in self.segments)
+        return "".join(f"{segment.line}\n" for segment in self.segments)
 
     def to_srt(self) -> str:
         """SubRip subtitles."""
         return "".join(
             f"{number}\n{_clock(segment.start_s, ',')} --> {_clock(segment.end_s, ',')}\n"
-            f"{_line(segment.text).replace('-->', '->')}\n\n"
+            f"{segment.line.replace('-->', '->')}\n\n"
             for number, segment in enumerate(self.segments, 1)
         )
 
     def to_vtt(self) -> str:
         """WebVTT subtitles. Source: https://www.w3.org/TR/webvtt1/"""
         return "WEBVTT\n\n" + "".join(
-            f"{_clock(segment.start_s, '.')} --> {_clock(segment.end_s, '.')}\n{_escaped(_line(segment.text))}\n\n"
+            f"{_clock(segment.start_s, '.')} --> {_clock(segment.end_s, '.')}\n{_escaped(segment.line)}\n\n"
             for segment in self.segments
         )
 
     def to_tsv(self) -> str:
         """Start and end in whole milliseconds and the text, with a header, as Whisper's command line writes them."""
-        rows = [f"{_ms(s.start_s)}\t{_ms(s.end_s)}\t{_line(s.text)}\n" for s in self.segments]
+        rows = [f"{_ms(s.start_s)}\t{_ms(s.end_s)}\t{s.line}\n" for s in self.segments]
         return "start\tend\ttext\n" + "".join(rows)
 
     def to_json(self) -> str:
@@ -211,11 +216,6 @@ def _width(text: str) -> int:
         2 if unicodedata.east_asian_width(character) in "WF" else not unicodedata.combining(character)
         for character in text
     )
-
-
-def _line(text: str) -> str:
-    """On one line, and without control characters, which would steer a terminal or end a subtitle."""
-    return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
 
 
 def _escaped(text: str) -> str:

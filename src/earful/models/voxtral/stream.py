@@ -15,7 +15,7 @@ from earful.events import Event, Text, Word
 from earful.models.voxtral.config import VoxtralConfig
 from earful.models.voxtral.model import DecoderState, EncoderState, VoxtralRealtime
 from earful.nn.linear import pack
-from earful.nn.state import keep, reset, row
+from earful.nn.state import keep, row
 from earful.text.incremental import Utf8Stream
 from earful.text.tekken import Tekken
 
@@ -80,6 +80,7 @@ class VoxtralStream:
         self.before = audio.window // 2
         self.after = max(0, audio.window - audio.hop - self.before)  # what a slot's last mel frame sees of the next one
         self.chunk = CHUNK_SLOTS
+        self.delay_s = audio.delay_slots * self.config.slot_s
         self.lead = self.hop  # samples of silence fed before the audio: the slot whose last mel frame hears its start
 
     @torch.inference_mode()
@@ -108,9 +109,8 @@ class VoxtralStream:
 
     @torch.inference_mode()
     def open(self, state: StreamState, slot: int, delay_s: float | None = None) -> Memo:
-        """Make a slot a fresh session: the silence before the audio is already heard."""
+        """Begin a session in a slot that is zero: the silence before the audio is heard at once."""
         delay, silent = self.delay_slots(delay_s), self.config.audio.left_slots - 1
-        reset(state, [slot])
         state, decoder = row(state, slot), self.model.decoder
         state.delay.fill_(delay)
         state.gains.copy_(decoder.gains(state.delay))
