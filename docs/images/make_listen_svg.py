@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
 import earful
-from earful.audio.io import open_audio
-from earful.cli.listen import BLOCK_S, Captions
+from earful.cli.captions import Captions, Samples
+from earful.cli.listen import played
 
 HERE = Path(__file__).parent
 CLIPS = sorted((HERE.parents[1] / "tests" / "data" / "librivox").glob("*.flac"))
@@ -17,25 +18,26 @@ UNTIL_S = 14.0  # where the picture is taken
 
 def main() -> None:
     model = earful.load()
-    captions = Captions("built-in English", None)
-    step = round(BLOCK_S * model.rate_hz)
+    captions = Captions("built-in English", model.delay_s)
+    lines = []
     with model.stream() as session:
-        for clip in CLIPS:
-            for block in open_audio(clip, model.rate_hz):
-                for start in range(0, len(block), step):
-                    piece = block[start : start + step]
-                    events = session.feed(piece)
-                    captions.heard(piece, model.rate_hz, captions.heard_s)
-                    captions.take(events)
-                    if captions.heard_s > UNTIL_S:
-                        return draw(captions)
-
-
-def draw(captions: Captions) -> None:
+        for block in blocks(model.rate_hz):
+            events = session.feed(block)
+            captions.heard(block, model.rate_hz, captions.heard_s)
+            lines += captions.take(events)
+            if captions.heard_s > UNTIL_S:
+                break
     console = Console(record=True, width=80, force_terminal=True)
     console.print("[dim]$[/] earful listen", highlight=False)
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
     console.print(captions.picture())
     console.save_svg(str(HERE / "listen.svg"), title="earful listen")
+
+
+def blocks(rate_hz: int) -> Iterator[Samples]:
+    for clip in CLIPS:
+        yield from played(str(clip), rate_hz, fast=True)
 
 
 if __name__ == "__main__":
