@@ -12,7 +12,7 @@ import pytest
 
 import earful as library
 from earful.audio.io import read_audio, write_wav
-from earful.cli import files
+from earful.cli import files, main
 from earful.cli.files import expand, stems
 from earful.stream.transcript import FORMATS
 from earful.testing import write_tiny
@@ -179,3 +179,23 @@ def test_a_progress_bar_does_not_swallow_the_text_for_a_pipe(earful, tiny, noise
     assert "1/2 noise0.wav" in ran.err
     ran = earful("transcribe", noise[0], "--model", tiny)
     assert ran.out == transcripts[0].to_txt()
+
+
+def test_a_pipe_gets_utf_8_whatever_the_locale(tiny, noise, transcripts, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(got := io.BytesIO(), encoding="ascii"))
+    for hook in ("excepthook", "unraisablehook"):  # which the program sets for good
+        monkeypatch.setattr(sys, hook, getattr(sys, hook))
+    monkeypatch.setattr(sys, "argv", ["earful", "transcribe", str(noise[0]), "--model", str(tiny)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    assert got.getvalue().decode() == transcripts[0].to_txt()
+    assert not transcripts[0].to_txt().isascii()
+
+
+def test_odd_names_are_printed_on_one_line(earful, tiny, noise, tmp_path):
+    odd = tmp_path / "[red]\nbell\a\udcff.wav"
+    shutil.copy(noise[1], odd)
+    ran = earful("transcribe", odd, noise[1], "--model", tiny)
+    assert ran.code == 0
+    assert ran.out.startswith(f"==> {tmp_path}/[red]\\nbell\\x07\\udcff.wav <==\n")

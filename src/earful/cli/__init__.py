@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import io
 import os
 import sys
 import threading
@@ -59,6 +60,8 @@ def _options(
 def main() -> None:
     """Run a command; every error is one line on stderr, with the exit code that tells its kind."""
     sys.unraisablehook, sys.excepthook = _interrupt_later, _without_interrupts
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whatever the locale: all text can be written, and files are UTF-8
+        sys.stdout.reconfigure(encoding=None if sys.stdout.isatty() else "utf-8", errors="replace")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     code = run(arguments, debug=len(arguments) < len(sys.argv) - 1)
     for timer in _late:
@@ -84,7 +87,8 @@ def _interrupt_later(lost: sys.UnraisableHookArgs) -> None:
 def run(arguments: list[str], debug: bool = False) -> int:
     """The exit code of one command line: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C."""
     try:
-        _register()
+        if arguments != ["--version"]:
+            _register()
         # Calling `app` itself would put typer's own hook for exceptions in place of ours.
         code = typer.main.get_command(app).main(arguments or ["--help"], "earful", standalone_mode=False)
         sys.stdout.flush()

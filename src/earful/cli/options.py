@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,8 +25,10 @@ def open_model(model: str | None, device: str, dtype: str | None) -> SpeechModel
     return load(model, device=device, dtype=dtype)
 
 
-def shown(path: str | Path) -> str:
-    return "standard input" if str(path) == "-" else str(path)
+def shown(path: str) -> str:
+    """The name of a source on one line of a terminal."""
+    name = "standard input" if path == "-" else path
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def word_line(word: Segment) -> str:
