@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def main() -> None:
     for line in lines:
         console.print(line, highlight=False, markup=False)
     console.print(captions.picture())
-    console.save_svg(str(HERE / "listen.svg"), title="earful listen")
+    drawing = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="earful listen"), flags=re.DOTALL)
+    (HERE / "listen.svg").write_text(drawing, encoding="utf-8")  # without fonts from elsewhere
 
 
 def blocks(rate_hz: int) -> Iterator[Samples]:
