@@ -30,8 +30,8 @@ class Sizes:
     vocab: int
 
 
-# The hidden layers are 4 and 3 times the width and the windows 750 frames and 8192 slots, as published. Of the parameters
-# 31 % are the encoder's (published: 22 %) and 6 % the embedding (published: 9 %).
+# The hidden layers are 4 and 3 times the width and the windows 750 frames and 8192 slots, as published. Of the
+# parameters 31 % are the encoder's (published: 22 %) and 6 % the embedding (published: 9 %).
 BIG = Sizes(encoder_dim=640, encoder_layers=12, heads=16, dim=1152, layers=11, kv_heads=3, vocab=16_384)
 TINY = Sizes(encoder_dim=40, encoder_layers=2, heads=1, dim=96, layers=2, kv_heads=1, vocab=400)
 

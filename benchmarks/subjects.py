@@ -1,6 +1,6 @@
-"""The libraries that are measured, each behind the same three methods, and the measurements that a process makes of one.
+"""The libraries that are measured, each behind the same three methods, and what a process measures of one.
 
-`python -m benchmarks.subjects NAME TASK FOLDER SECONDS DTYPE` prints JSON. A process of its own for each, so that memory is told apart.
+`python -m benchmarks.subjects NAME TASK FOLDER SECONDS DTYPE` prints JSON: a process each, to tell memory apart.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ import torch
 from earful import registry
 from earful.api import BUILTIN, SpeechModel
 from earful.audio.io import read_audio
-from earful.events import Text
-from earful.models.voxtral.stream import VoxtralStream, streams
+from earful.events import Event, Text
+from earful.models.voxtral.stream import Memo, VoxtralStream, streams
 from earful.nn.state import nbytes
 from earful.stream.engine import Engine
 from earful.stream.session import Session
 
 RATE_HZ = 16_000
 SLOT = 1280  # samples in 80 ms
+FIRST = 13  # a slot behind the first id of every model here
 Samples = np.ndarray[Any, np.dtype[np.float32]]
 Json = dict[str, Any]
 
@@ -44,9 +45,11 @@ class Subject(Protocol):
 class Recorder(VoxtralStream):
     """A stream that keeps the ids which it turns into events."""
 
-    ids: list[int]
+    def __init__(self, stream: VoxtralStream) -> None:
+        super().__init__(stream.model, stream.tokenizer)
+        self.ids: list[int] = []
 
-    def events(self, ids, memo):  # type: ignore[no-untyped-def]
+    def events(self, ids: list[int], memo: Memo) -> list[Event]:
         self.ids += ids
         return super().events(ids, memo)
 
@@ -57,7 +60,7 @@ class Earful:
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         model, tokenizer = registry.load_model(folder, dtype=dtype)
         _, live = streams(model, tokenizer)  # type: ignore[arg-type]
-        self.stream = Recorder(live.model, live.tokenizer)
+        self.stream = Recorder(live)
         self.model = SpeechModel("voxtral", self.stream, self.stream)
 
     def offline(self, samples: Samples) -> tuple[float, list[int]]:
@@ -81,7 +84,6 @@ class Earful:
 
     def batch(self, samples: Samples, sessions: int) -> list[float]:
         """Seconds for each 80 ms of several sessions in one batch."""
-        self.stream.ids = []
         engine = Engine(self.stream, sessions)
         lanes = [engine.open() for _ in range(sessions)]
         times = []
@@ -177,7 +179,7 @@ def resident_bytes() -> int:
 def speed(subject: Subject, seconds: float) -> Json:
     """Offline, then live, after a warm-up of each."""
     samples = speech(seconds)
-    subject.offline(samples[:RATE_HZ])
+    subject.offline(samples[:SLOT])
     subject.live(samples[:RATE_HZ])
     offline_s, _ = subject.offline(samples)
     times, _ = subject.live(samples)
@@ -196,14 +198,15 @@ def ids(subject: Subject, seconds: float) -> Json:
 def memory(subject: Subject, seconds: float) -> Json:
     """Resident memory after a tenth of the stream and at its end."""
     slots = round(seconds * RATE_HZ) // SLOT
+    marks = (max(slots // 10, FIRST), slots - 1)
     seen: dict[int, int] = {}
 
     def at_slot(slot: int) -> None:
-        if slot in (slots // 10, slots - 1):
+        if slot in marks:
             seen[slot] = resident_bytes()
 
     subject.live(speech(slots * SLOT / RATE_HZ), at_slot)
-    found: Json = {"early_bytes": seen[slots // 10], "late_bytes": seen[slots - 1]}
+    found: Json = {"early_bytes": seen[marks[0]], "late_bytes": seen[marks[1]]}
     if isinstance(subject, Earful):
         found["state_bytes"] = subject.state_bytes
     return found
@@ -215,11 +218,9 @@ def builtin(subject: Subject, seconds: float) -> Json:
     model, samples = subject.model, speech(seconds)
     model.transcribe(samples[:RATE_HZ])
     begin = time.perf_counter()
-    subject.stream.ids = []
     whole = model.transcribe(samples)
     offline_s = time.perf_counter() - begin
-    subject.stream.ids = []
-    return {"offline_s": offline_s, **_captions(model.stream(), samples, whole.text)}
+    return {"clip_s": seconds, "offline_s": offline_s, **_captions(model.stream(), samples, whole.text)}
 
 
 def _captions(session: Session, samples: Samples, whole: str) -> Json:

@@ -1,0 +1,88 @@
+"""`python -m benchmarks`: what `make bench` runs. See README.md here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from benchmarks import checkpoint, floor
+from benchmarks.report import Json, markdown
+from earful.api import BUILTIN
+
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("earful", "transformers")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed and memory beside transformers.")
+    parser.add_argument("--threads", type=int, default=2, help="processor cores to use (default 2)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="length of the timed clips (default 12)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="length of the stream for memory (default 10)")
+    parser.add_argument("--skip-memory", action="store_true", help="leave out the long streams")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--save", metavar="NAME", help="write the numbers to benchmarks/results/NAME.json")
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace, library: str, task: str, folder: Path, seconds: float, dtype: str) -> Json:
+    """One task in a process of its own, whose threads stay on their cores."""
+    print(f"{library}: {task} ...", file=sys.stderr, flush=True)
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.subjects", library, task, folder, str(seconds), dtype]
+    env = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "OMP_PROC_BIND": "true", "HF_HUB_OFFLINE": "1"}
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def run(options: argparse.Namespace, folder: Path) -> Json:
+    sizes, clip_s = (checkpoint.TINY, 1.0) if options.quick else (checkpoint.BIG, options.seconds)
+    torch.set_num_threads(options.threads)
+    parameters = checkpoint.write(folder, sizes)
+    found: Json = {
+        "machine": floor.machine(),
+        "threads": options.threads,
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "sizes": vars(sizes),
+        "parameters": parameters,
+        "weight_bytes": 2 * parameters,
+        "bandwidth": floor.bandwidth(2**22, 1) if options.quick else floor.bandwidth(),
+        "clip_s": clip_s,
+        "stream_s": 0.0 if options.skip_memory else 6.0 if options.quick else 60 * options.minutes,
+    }
+    found["speed"] = {name: measure(options, name, "speed", folder, clip_s, "bfloat16") for name in LIBRARIES}
+    found["builtin"] = measure(options, "earful", "builtin", BUILTIN, 1.0 if options.quick else 60.0, "float32")
+    ids_s = 1.0 if options.quick else 3.0
+    written = [measure(options, name, "ids", folder, ids_s, "float32") for name in LIBRARIES]
+    found["same_ids"] = {task: same(*(ids[task] for ids in written)) for task in ("offline", "live")}
+    if stream_s := found["stream_s"]:
+        found["memory"] = {name: measure(options, name, "memory", folder, stream_s, "bfloat16") for name in LIBRARIES}
+        found["builtin"] |= measure(options, "earful", "memory", BUILTIN, stream_s, "float32")
+    return found
+
+
+def same(ours: list[int], theirs: list[int]) -> int:
+    """How many ids agree before the first that does not; -1 for all, as far as both go: each leaves out another end."""
+    pairs = list(zip(ours, theirs, strict=False))
+    assert len(pairs) >= max(len(ours), len(theirs)) - 2, f"expected as many ids, got {len(ours)} and {len(theirs)}"
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), -1)
+
+
+def main() -> None:
+    options = arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        found = run(options, Path(folder))
+    print(markdown(found))
+    if options.save:
+        (RESULTS / f"{options.save}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

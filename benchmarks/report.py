@@ -1,0 +1,81 @@
+"""From the numbers of a run to its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+Json = dict[str, Any]
+SLOT_S = 0.08
+SILENT_SLOTS = 32 + 17  # before and behind a clip; both libraries step through them
+
+
+def markdown(found: Json) -> str:
+    """The tables of a run."""
+    return "\n".join([setting(found), "", *beside(found), "", *builtin(found)])
+
+
+def setting(found: Json) -> str:
+    sizes, versions = found["sizes"], found["versions"]
+    return (
+        f"Machine: {found['machine']}, {found['threads']} threads, reads {found['bandwidth'] / 1e9:.0f} GB/s. "
+        f"torch {versions['torch']}, transformers {versions['transformers']}. "
+        f"Model: {found['parameters'] / 1e6:.1f} M random parameters in bfloat16, "
+        f"{found['weight_bytes'] / 1e6:.0f} MB: encoder {sizes['encoder_dim']} × {sizes['encoder_layers']} layers, "
+        f"decoder {sizes['dim']} × {sizes['layers']} layers, "
+        f"vocabulary {sizes['vocab']}. Clip: {found['clip_s']:g} s."
+    )
+
+
+def beside(found: Json) -> Iterable[str]:
+    """Ours and theirs, line by line."""
+    ours, theirs = found["speed"]["earful"], found["speed"]["transformers"]
+    floor_ms = 1e3 * found["weight_bytes"] / found["bandwidth"]
+    slots = found["clip_s"] / SLOT_S + SILENT_SLOTS
+    yield f"| random model, bfloat16 | earful | transformers {found['versions']['transformers']} | ratio |"
+    yield "| --- | --- | --- | --- |"
+    offline = [1e3 * part["offline_s"] / slots for part in (ours, theirs)]
+    yield row("offline: ms per slot of 80 ms", offline, "{:.1f}")
+    factors = [found["clip_s"] / part["offline_s"] for part in (ours, theirs)]
+    yield f"| offline: times real time, silence around the clip included | {factors[0]:.1f} | {factors[1]:.1f} | |"
+    yield row("live: ms per slot, median", [part["step"]["median_ms"] for part in (ours, theirs)], "{:.1f}")
+    yield row("live: ms per slot, 95 % are faster", [part["step"]["p95_ms"] for part in (ours, theirs)], "{:.1f}")
+    yield row(
+        "first id: ms after the 562.5 ms of audio that it needs", [p["first_ms"] for p in (ours, theirs)], "{:.0f}"
+    )
+    shares = [f"{part['step']['median_ms'] / floor_ms:.2f}" for part in (ours, theirs)]
+    yield f"| live, as a multiple of reading the weights once ({floor_ms:.1f} ms) | {shares[0]} | {shares[1]} | |"
+    for sessions, step in ours["batch"].items():
+        yield f"| {sessions} sessions in a batch: ms per slot of all | {step['median_ms']:.1f} | | |"
+    if "memory" in found:
+        early, late = ([found["memory"][n][k] / 1e6 for n in found["memory"]] for k in ("early_bytes", "late_bytes"))
+        yield row(f"resident MB after {minutes(found['stream_s'] / 10)} of stream", early, "{:.0f}")
+        yield row(f"resident MB after {minutes(found['stream_s'])}", late, "{:.0f}")
+        state = found["memory"]["earful"]["state_bytes"] / 1e6
+        yield f"| state of one more stream, MB, fixed when it opens | {state:.0f} | grows | |"
+    for task, first in found["same_ids"].items():
+        yield f"| ids in float32, {task} | {'equal' if first < 0 else f'equal up to id {first}'} | | |"
+
+
+def builtin(found: Json) -> Iterable[str]:
+    part = found["builtin"]
+    yield "| built-in model, float32 | earful |"
+    yield "| --- | --- |"
+    yield f"| offline: times real time | {part['clip_s'] / part['offline_s']:.0f} |"
+    yield f"| live: ms per slot of 80 ms, median | {part['step']['median_ms']:.1f} |"
+    yield f"| live: ms per slot, 95 % are faster | {part['step']['p95_ms']:.1f} |"
+    yield f"| first text: ms after the audio that it needs | {part['first_ms']:.1f} |"
+    yield f"| text live and offline | {'equal' if part['same_text'] else 'different'} |"
+    if "late_bytes" in part:
+        yield f"| resident MB after {minutes(found['stream_s'] / 10)} of stream | {part['early_bytes'] / 1e6:.0f} |"
+        yield f"| resident MB after {minutes(found['stream_s'])} | {part['late_bytes'] / 1e6:.0f} |"
+        yield f"| state of one more stream, MB | {part['state_bytes'] / 1e6:.1f} |"
+
+
+def row(what: str, pair: list[float], form: str) -> str:
+    """One line: ours, theirs, and how many times as much theirs is."""
+    return f"| {what} | {form.format(pair[0])} | {form.format(pair[1])} | {pair[1] / pair[0]:.1f} × |"
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"

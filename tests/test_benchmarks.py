@@ -1,0 +1,25 @@
+"""The benchmark runs from end to end at tiny sizes; nothing here is about how fast."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.reference
+def test_quick_run() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--threads", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "| ids in float32, offline | equal |",
+        "| ids in float32, live | equal |",
+        "| text live and offline | equal |",
+        "| live: ms per slot, median |",
+    ):
+        assert line in done.stdout
