@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import subprocess
+import sys
 import types
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from earful.audio.io import read_audio
+import earful as library
+from earful.audio.io import read_audio, write_wav
 from earful.cli import listen as module
 from earful.cli.captions import PAUSE_S, Captions
 from earful.cli.interrupts import held
@@ -243,3 +246,21 @@ def test_what_was_heard_before_the_file_broke_off_is_written(earful, tiny, noise
     assert "expected a whole file, got one that breaks off at" in ran.err
     assert ran.out == earful("transcribe", path, "--model", tiny).out
     assert ran.out
+
+
+def test_a_real_ctrl_c_writes_what_is_still_inside_the_delay(tiny, noise, tmp_path):
+    """At the pace of speech, in a process of its own: everything up to the last block that was heard."""
+    long = tmp_path / "long.wav"
+    write_wav(long, np.tile(read_audio(noise[0], 16_000), 20), 16_000)
+    command = [sys.executable, "-m", "earful", "listen", "--from", long, "--format", "jsonl", "--model", tiny]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        first = running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        rest, errors = running.communicate()
+    assert (running.returncode, errors) == (130, "")
+    events = [json.loads(line) for line in [first, *rest.splitlines()]]
+    said = "".join(event["text"] for event in events if event["type"] == "text")
+    assert "".join(said.split()) == "".join(event["text"] for event in events if event["type"] == "word")
+    assert library.load(tiny).transcribe(noise[0]).text.startswith(events[0]["text"])
+    assert events[-1]["type"] == "word"  # which the end of the stream completes
+    assert events[-1]["end_s"] < 20

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import threading
+import warnings
 from types import TracebackType
 from typing import Annotated, Any
 
@@ -63,7 +64,10 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # whatever the locale: all text can be written, and files are UTF-8
         sys.stdout.reconfigure(encoding=None if sys.stdout.isatty() else "utf-8", errors="replace")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    code = run(arguments, debug=len(arguments) < len(sys.argv) - 1)
+    debug = len(arguments) < len(sys.argv) - 1
+    if not (debug or sys.warnoptions):
+        warnings.simplefilter("ignore")  # they are for programmers
+    code = run(arguments, debug)
     for timer in _late:
         timer.cancel()
     if _late and code == 0:  # what was interrupted may have ended early and looked whole
