@@ -84,6 +84,12 @@ def test_a_stream_says_what_a_transcript_says(model, clips):
         assert events == one.events
 
 
+def test_the_delay_of_the_model_is_the_default(model):
+    one = clip(tiny_family("builtin", OFFLINE), 12_345, tiny_family("builtin").config.audio.delay_slots)
+    assert model.delay_s == pytest.approx(one.delay_s)
+    assert what(model.transcribe(one.samples)) == as_transcript_has_it(one)
+
+
 def test_an_engine_is_for_live_sessions(model, clips):
     engine = model.engine(2)
     sessions = [Session(engine, delay_s=0.48) for _ in range(2)]

@@ -156,18 +156,9 @@ class VoxtralStream:
         Returns ids [B, slots]; a row's ids beyond its count mean nothing.
         """
         device = state.token.device
-        slots = max(counts)
-        active = self._active([n > 0 for n in counts], device)
+        active = None if all(counts) else torch.tensor(counts, device=device) > 0
         audio = self.hear(state, samples.to(device), active)  # [B, slots, D]
-        ids = [
-            self.write(state, audio[:, j], active if min(counts) > j else self._active([n > j for n in counts], device))
-            for j in range(slots)
-        ]
-        return torch.stack(ids, dim=1)
-
-    @staticmethod
-    def _active(flags: list[bool], device: torch.device) -> Tensor | None:
-        return None if all(flags) else torch.tensor(flags, device=device)
+        return torch.stack([self.write(state, audio[:, j], active) for j in range(max(counts))], dim=1)
 
     # ------------------------------------------------------------------------------------------------- host half
 
