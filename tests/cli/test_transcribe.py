@@ -156,7 +156,7 @@ def test_the_built_in_model_hears_the_demo(earful):
     content = json.loads(earful("transcribe", DEMO, "--format", "json").out)
     assert content["language"] == "en"
     assert len(content["text"].split()) >= 4
-    assert content["text"].startswith("he ")  # was not an ill disposed young man
+    assert content["text"].startswith("he ")  # was not an ill disposed young man: the part that the model gets
 
 
 def test_text_of_one_file_is_written_as_it_comes(earful, tiny, noise, tmp_path, monkeypatch):
