@@ -222,6 +222,7 @@ def test_the_built_in_model_says_live_what_it_says_offline():
     assert len(transcript.words) > 5
     assert transcript.language == "en"
     samples = read_audio(BUILTIN / "demo.flac", model.rate_hz)
+    assert model.transcribe([samples, samples[: len(samples) // 2]], batch=2)[0] == transcript
     with model.stream() as session:
         events = [event for chunk in chunked(np.random.default_rng(4), samples) for event in session.feed(chunk)]
         events += session.finish()
