@@ -61,11 +61,11 @@ def evaluate(
             typer.echo(f"{reference.kind}\t{reference.text}\t{written[i]}")
     if as_json:
         for score in found:
-            typer.echo(json.dumps({**asdict(score), "wer": round(score.wer, 4)}))
+            typer.echo(json.dumps({**asdict(score), "speakers": score.speakers or None, "wer": round(score.wer, 4)}))
         return
     table = Table("kind", "WER", "words", "utterances", "speakers", box=None, header_style="bold")
     for score in found:
         table.add_row(
-            score.kind, f"{100 * score.wer:.1f} %", *map(str, (score.words, score.utterances, score.speakers))
+            score.kind, f"{100 * score.wer:.1f} %", *map(str, (score.words, score.utterances, score.speakers or "?"))
         )
     Console().print(table)
