@@ -123,7 +123,8 @@ def test_bare_make_prints_every_target():
 
 
 def test_demo_prints_words_with_times():
-    shown = subprocess.run(["make", "--no-print-directory", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    dry_run = ["make", "--no-print-directory", "--dry-run", "demo"]
+    shown = subprocess.run(dry_run, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     command = shlex.split(shown.splitlines()[-1])
     command[0] = str(Path(sys.executable).with_name(Path(command[0]).name))
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
