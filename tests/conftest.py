@@ -1,6 +1,7 @@
 """The conditions of every test: one thread, no hub, no network."""
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background jobs begin with Ctrl-C ignored, and what the tests start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Read when torch and the hub client are first imported, which is after this.
     home = tempfile.TemporaryDirectory(prefix="earful-tests-")
     config.add_cleanup(home.cleanup)
