@@ -168,8 +168,8 @@ class Decoder(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., V] float32."""
-        weight = self.embed.weight if self.head is None else self.head.weight
-        return F.linear(x, weight).float()
+        logits: Tensor = F.linear(x, self.embed.weight) if self.head is None else self.head(x)
+        return logits.float()
 
 
 class VoxtralRealtime(nn.Module):
