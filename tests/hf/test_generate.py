@@ -4,7 +4,7 @@ import torch
 
 import earful
 from earful.generate.sample import GREEDY, Sampling
-from earful.hf.voxtral import sampling_of
+from earful.hf.generating import sampling_of
 from earful.testing import write_tiny
 
 SLOTS, PROMPT, PER_SLOT = 40, 6, 8

@@ -8,13 +8,15 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from earful.hf.config import VoxtralRealtimeEncoderConfig
+from earful.hf.arguments import caching, initialise, keys_of, require_one, require_positions
+from earful.hf.config import VoxtralRealtimeConfig, VoxtralRealtimeEncoderConfig
 from earful.hf.loading import Device, Dtype, load_core
 from earful.hf.outputs import VoxtralRealtimeEncoderOutput
-from earful.models.voxtral.model import DecoderState, Encoder, EncoderState
-from earful.models.voxtral.passes import CHUNK_SLOTS, Ask, encoder_state, padding_state, run
+from earful.models.voxtral.model import Encoder, EncoderState, VoxtralRealtime
+from earful.models.voxtral.passes import encoder_state, padding_state
+from earful.nn.passes import CHUNK, Ask, run
 
-CHUNK_FRAMES = 4 * CHUNK_SLOTS
+CHUNK_FRAMES = 4 * CHUNK
 
 
 class VoxtralRealtimeEncoder(nn.Module):
@@ -39,8 +41,8 @@ class VoxtralRealtimeEncoder(nn.Module):
         revision: str | None = None,
     ) -> Self:
         """The encoder of a whole model; arguments and errors as of `VoxtralRealtimeForConditionalGeneration`'s."""
-        whole, config, _ = load_core(source, device_map, dtype, torch_dtype, revision)
-        return cls.holding(whole.encoder, config.audio_config).eval()
+        whole, values, _ = load_core(source, VoxtralRealtime, device_map, dtype, torch_dtype, revision)
+        return cls.holding(whole.encoder, VoxtralRealtimeConfig.from_dict(values).audio_config).eval()
 
     @classmethod
     def holding(cls, core: Encoder, config: VoxtralRealtimeEncoderConfig) -> Self:
@@ -101,45 +103,3 @@ class VoxtralRealtimeEncoder(nn.Module):
             padding_cache=padding,
         )
         return output if return_dict else output.to_tuple()
-
-
-def initialise(model: nn.Module, spread: float) -> None:
-    """Random weights of this standard deviation, biases zero, norms one."""
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=spread)
-        else:
-            nn.init.constant_(parameter, float(name.endswith("norm.weight")))
-
-
-def require_one(**either: object) -> None:
-    """Exactly one of two arguments."""
-    given = [name for name, value in either.items() if value is not None]
-    if len(given) != 1:
-        raise ValueError(f"expected exactly one of {' and '.join(either)}, got {' and '.join(given) or 'neither'}")
-
-
-def caching(asked: bool | None, configured: bool, output_attentions: bool) -> bool:
-    """Whether to begin a cache. Unless asked, not where gradients are taken: it would hold on to every step's graph."""
-    if asked is None:
-        return configured and not torch.is_grad_enabled() and not output_attentions
-    return asked
-
-
-def require_positions(cache_position: Tensor | None, state: EncoderState | DecoderState | None, steps: int) -> None:
-    """Positions in the stream follow from the state; others than those would be a mistake."""
-    if cache_position is None:
-        return
-    start = int(state.pos[0]) if state is not None else 0
-    if cache_position.tolist() != list(range(start, start + steps)):
-        raise ValueError(f"expected cache_position of {start} to {start + steps - 1}, got {cache_position.tolist()}")
-
-
-def keys_of(attention_mask: Tensor | None, state: EncoderState | DecoderState | None, steps: int) -> Tensor | None:
-    """The positions that may be looked at, None for all. Raises ValueError for a mask of another length."""
-    if attention_mask is None:
-        return None
-    total = steps + (int(state.pos[0]) if state is not None else 0)
-    if attention_mask.ndim != 2 or attention_mask.shape[1] != total:
-        raise ValueError(f"expected attention_mask of shape [B, {total}], got {list(attention_mask.shape)}")
-    return attention_mask.bool()

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from earful.checkpoint.files import fetch
 from earful.errors import CheckpointError
-from earful.hf.config import VoxtralRealtimeConfig, read_config
-from earful.models.voxtral.model import VoxtralRealtime
+from earful.hf.config import read_config
 from earful.registry import load_model
 
 Device = str | int | torch.device | dict[str, str | int | torch.device] | None
 Dtype = str | torch.dtype | None
+M = TypeVar("M", bound=nn.Module)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_core(
-    source: str | Path, device_map: Device, dtype: Dtype, torch_dtype: Dtype, revision: str | None
-) -> tuple[VoxtralRealtime, VoxtralRealtimeConfig, Path]:
-    """A core model of any known layout, its configuration and its tokenizer file.
+    source: str | Path, kind: type[M], device_map: Device, dtype: Dtype, torch_dtype: Dtype, revision: str | None
+) -> tuple[M, dict[str, Any], Path]:
+    """A core model of this class in any known layout, what its config.json says or would say, and its tokenizer file.
 
     Raises `CheckpointError` for what cannot be loaded, ValueError for unknown devices and types.
     """
@@ -28,9 +30,9 @@ def load_core(
         raise ValueError("expected dtype or its old name torch_dtype, got both")
     folder = fetch(source, revision)
     core, tokenizer = load_model(folder, device_of(device_map), dtype_of(torch_dtype if dtype is None else dtype))
-    if not isinstance(core, VoxtralRealtime):
-        raise CheckpointError(f"{source}: expected a Voxtral Realtime model, got {type(core).__name__}")
-    return core, VoxtralRealtimeConfig.from_dict(read_config(folder)), tokenizer
+    if not isinstance(core, kind):
+        raise CheckpointError(f"{source}: expected a {kind.__name__} model, got {type(core).__name__}")
+    return core, read_config(folder), tokenizer
 
 
 def device_of(device_map: Device) -> torch.device:

@@ -7,10 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-from torch import Tensor
-
 from earful.checkpoint.files import fetch
 from earful.hf.features import (
     BatchFeature,
@@ -19,26 +15,19 @@ from earful.hf.features import (
     require_padding,
     require_rate,
 )
+from earful.hf.tokenizer import Ids, Tokenizer
 from earful.models.voxtral.processor import VoxtralProcessor
 
-Ids = Iterable[int] | Tensor | npt.NDArray[np.integer[Any]]
-# What `clean_up_tokenization_spaces` writes without the spaces around it.
-CLOSE_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 LANGUAGE = re.compile(r"^lang:[a-z]{2}")  # some models of the family begin a transcript with it
 
 
-class VoxtralRealtimeTokenizer:
+class VoxtralRealtimeTokenizer(Tokenizer):
     """Text to ids and back; what `processor.tokenizer` is. Adds no special ids of its own."""
-
-    padding_side = "left"
 
     def __init__(self, core: VoxtralProcessor) -> None:
         self.core = core
         self.bos_token_id, self.eos_token_id = core.ids.bos, core.ids.eos
         self.pad_token_id = core.ids.filler
-
-    def __len__(self) -> int:
-        return self.vocab_size
 
     @property
     def vocab_size(self) -> int:
@@ -48,49 +37,18 @@ class VoxtralRealtimeTokenizer:
     def all_special_ids(self) -> list[int]:
         return list(self.core.tekken.special_tokens.values())
 
-    def __call__(
-        self, text: str | Sequence[str], *, padding: bool | str = True, return_tensors: str | None = None
-    ) -> BatchFeature:
-        """input_ids and attention_mask [B, T] of one text or several, the shorter ones filled from the left."""
-        require_padding(padding)
-        rows = [self.encode(line) for line in ([text] if isinstance(text, str) else text)]
-        longest = max(map(len, rows), default=0)
-        fill = [longest - len(row) for row in rows]
-        data = {
-            "input_ids": [[self.pad_token_id] * n + row for n, row in zip(fill, rows, strict=True)],
-            "attention_mask": [[0] * n + [1] * len(row) for n, row in zip(fill, rows, strict=True)],
-        }
-        return BatchFeature(data, return_tensors)
-
     def encode(self, text: str) -> list[int]:
         """Raises `EarfulError` where tiktoken is not installed."""
         return self.core.encode(text)
 
-    def decode(
-        self, token_ids: int | Ids, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
-    ) -> str:
-        """Special ids become their names unless they are skipped; then a language mark at the beginning goes too."""
-        ids = [token_ids] if isinstance(token_ids, int) else plain(token_ids)
+    def text_of(self, ids: list[int], skip_special_tokens: bool) -> str:
+        """A language mark at the beginning is skipped with the special ids."""
         text = self.core.decode(ids, keep_special=not skip_special_tokens)
-        for apart in CLOSE_UP if clean_up_tokenization_spaces else ():
-            text = text.replace(apart, apart.strip())
         return LANGUAGE.sub("", text) if skip_special_tokens else text
-
-    def batch_decode(
-        self,
-        sequences: Iterable[Ids],
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-    ) -> list[str]:
-        return [self.decode(ids, skip_special_tokens, clean_up_tokenization_spaces) for ids in sequences]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tekken.json; raises `CheckpointError` when it cannot."""
         self.core.save_tokenizer(Path(folder))
-
-
-def plain(ids: Ids) -> list[int]:
-    return ids.tolist() if isinstance(ids, (Tensor, np.ndarray)) else list(ids)
 
 
 class VoxtralRealtimeProcessor:

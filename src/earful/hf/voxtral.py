@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from earful.generate.sample import GREEDY, Sampling
+from earful.hf.arguments import caching, initialise, keys_of, require_one, require_positions
 from earful.hf.config import VoxtralRealtimeConfig
-from earful.hf.encoder import (
-    VoxtralRealtimeEncoder,
-    caching,
-    initialise,
-    keys_of,
-    require_one,
-    require_positions,
-)
+from earful.hf.encoder import VoxtralRealtimeEncoder
+from earful.hf.generating import Streamer, collected, length_of, sampling_of
 from earful.hf.loading import Device, Dtype, load_core
 from earful.hf.outputs import VoxtralRealtimeCausalLMOutputWithPast, VoxtralRealtimeEncoderOutput
 from earful.models.voxtral.decode import hear_chunks, hear_whole, write
 from earful.models.voxtral.model import DecoderState, EncoderState, VoxtralRealtime
-from earful.models.voxtral.passes import CHUNK_SLOTS, Ask, decoder_state, join, next_token_loss, run
+from earful.models.voxtral.passes import decoder_state, join
+from earful.nn.passes import CHUNK, Ask, next_token_loss, run
 from earful.registry import save_model
-
-
-class Streamer(Protocol):
-    def put(self, value: Tensor) -> None: ...
-
-    def end(self) -> None: ...
 
 
 class VoxtralRealtimeForConditionalGeneration(nn.Module):
@@ -64,10 +53,10 @@ class VoxtralRealtimeForConditionalGeneration(nn.Module):
         its old name torch_dtype: a type or its name, None or "auto" for that of the stored weights.
         Raises `CheckpointError` for what cannot be loaded, ValueError for other devices and types.
         """
-        core, config, tokenizer = load_core(source, device_map, dtype, torch_dtype, revision)
+        core, values, tokenizer = load_core(source, VoxtralRealtime, device_map, dtype, torch_dtype, revision)
         model = cls.__new__(cls)
         nn.Module.__init__(model)
-        model._hold(core, config, tokenizer)
+        model._hold(core, VoxtralRealtimeConfig.from_dict(values), tokenizer)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -168,7 +157,7 @@ class VoxtralRealtimeForConditionalGeneration(nn.Module):
             )
         state = past_key_values
         if state is None and cached:
-            state = decoder_state(decoder, len(x), CHUNK_SLOTS)
+            state = decoder_state(decoder, len(x), CHUNK)
         require_positions(cache_position, state, x.shape[1])
         ask = Ask(position_ids, keys_of(attention_mask, state, x.shape[1]), output_hidden_states, output_attentions)
         passed = run(decoder, x + audio, state, decoder.gains(self._delay(num_delay_tokens, len(x))), ask)
@@ -239,39 +228,3 @@ class VoxtralRealtimeForConditionalGeneration(nn.Module):
         )
         with torch.no_grad():
             return collected(input_ids, islice(written, None if length is None else length - prompt), streamer)
-
-
-def length_of(prompt: int, slots: int | None, max_new_tokens: int | None, max_length: int | None) -> int | None:
-    """The most ids in all: what is asked for, and never more than there are slots; None without an end."""
-    if max_new_tokens is not None and max_length is not None:
-        raise ValueError("expected max_new_tokens or max_length, got both")
-    wanted = max_length if max_new_tokens is None else prompt + max_new_tokens
-    limits = [limit for limit in (wanted, slots) if limit is not None]
-    if limits and min(limits) <= prompt:
-        raise ValueError(f"expected room for more ids than the {prompt} of the prompt, got a length of {min(limits)}")
-    return min(limits, default=None)
-
-
-def sampling_of(do_sample: bool, temperature: float | None, top_k: int | None, top_p: float | None) -> Sampling:
-    """With the reference's defaults."""
-    if not do_sample:
-        return GREEDY
-    return Sampling(
-        1.0 if temperature is None else temperature, 50 if top_k is None else top_k, 1.0 if top_p is None else top_p
-    )
-
-
-def collected(prompt: Tensor, written: Iterator[Tensor], streamer: Streamer | None) -> Tensor:
-    """The prompt [B, L] and the ids [B] behind it as one [B, T]; the streamer hears of its end even when that fails."""
-    parts = [prompt]
-    try:
-        if streamer is not None:
-            streamer.put(prompt.cpu())
-        for tokens in written:
-            parts.append(tokens[:, None])
-            if streamer is not None:
-                streamer.put(tokens.cpu())
-    finally:
-        if streamer is not None:
-            streamer.end()
-    return torch.cat(parts, dim=1)

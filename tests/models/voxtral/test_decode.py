@@ -48,7 +48,7 @@ def test_is_greedy_on_the_whole_network(model, mel, greedy):
 
 @pytest.mark.parametrize("most", [1, 3, 7, 64])
 def test_pieces_do_not_matter(model, mel, greedy, most, monkeypatch):
-    monkeypatch.setattr(decode, "CHUNK_SLOTS", most)
+    monkeypatch.setattr(decode, "CHUNK", most)
     for length in (None, SLOTS + 1):
         written = write(model, prompt(), hear_whole(model, mel, PROMPT), DELAY, length=length)
         assert torch.equal(ids_of(written), greedy)

@@ -1,17 +1,9 @@
 import pytest
 import torch
 
-from earful.models.voxtral.passes import (
-    Ask,
-    attention_weights,
-    decoder_state,
-    encoder_state,
-    hear,
-    next_token_loss,
-    padding_state,
-    run,
-)
+from earful.models.voxtral.passes import decoder_state, encoder_state, hear, padding_state
 from earful.nn.attention import View
+from earful.nn.passes import Ask, attention_weights, next_token_loss, run
 from earful.nn.rope import Rope
 from earful.registry import load_model
 from earful.testing import write_tiny

@@ -9,18 +9,19 @@ from torch import Tensor
 
 from earful.generate.sample import GREEDY, Sampling, choose
 from earful.models.voxtral.model import VoxtralRealtime
-from earful.models.voxtral.passes import CHUNK_SLOTS, decoder_state, encoder_state, hear, run
+from earful.models.voxtral.passes import decoder_state, encoder_state, hear
+from earful.nn.passes import CHUNK, run
 
 
 def hear_whole(model: VoxtralRealtime, mel: Tensor, prompt: int) -> Iterator[Tensor]:
     """Audio vectors [B, slots, D] of a whole signal: of `prompt` slots at first, then of one slot at a time.
 
-    mel: [B, M, F]; what is left over behind the last whole slot is not heard. At most CHUNK_SLOTS slots beyond those
+    mel: [B, M, F]; what is left over behind the last whole slot is not heard. At most CHUNK slots beyond those
     asked for are in memory.
     """
     config = model.config
     slots = mel.shape[-1] // config.mels_per_slot
-    chunk = min(CHUNK_SLOTS, slots)
+    chunk = min(CHUNK, slots)
     state = encoder_state(model.encoder, len(mel), chunk * config.downsample, slots * config.downsample)
     waiting = mel.new_empty(len(mel), 0, config.decoder.dim, dtype=model.decoder.norm.weight.dtype)
     wanted = prompt
@@ -36,7 +37,7 @@ def hear_chunks(model: VoxtralRealtime, chunks: Iterable[Tensor], prompt: int) -
     state = None
     for mel in chunks:
         if state is None:
-            state = encoder_state(model.encoder, len(mel), min(CHUNK_SLOTS, prompt) * model.config.downsample)
+            state = encoder_state(model.encoder, len(mel), min(CHUNK, prompt) * model.config.downsample)
         yield hear(model, mel, state)
 
 
@@ -57,7 +58,7 @@ def write(
     Raises ValueError for audio vectors of other shapes, and where none come at all.
     """
     decoder = model.decoder
-    chunk = min(CHUNK_SLOTS, prompt.shape[1])
+    chunk = min(CHUNK, prompt.shape[1])
     state = decoder_state(decoder, len(prompt), chunk, length)
     gains = decoder.gains(delay)
     ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
