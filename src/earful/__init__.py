@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from earful.events import Word as Word
     from earful.hf import AutoProcessor as AutoProcessor
     from earful.hf import BatchFeature as BatchFeature
+    from earful.hf import EncodecFeatureExtractor as EncodecFeatureExtractor
     from earful.hf import TextIteratorStreamer as TextIteratorStreamer
     from earful.hf import VoxtralRealtimeConfig as VoxtralRealtimeConfig
     from earful.hf import VoxtralRealtimeEncoder as VoxtralRealtimeEncoder
@@ -41,6 +42,7 @@ _NAMES_OF = {
     "earful.hf": (
         "AutoProcessor",
         "BatchFeature",
+        "EncodecFeatureExtractor",
         "TextIteratorStreamer",
         "VoxtralRealtimeConfig",
         "VoxtralRealtimeEncoder",

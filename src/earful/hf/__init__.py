@@ -4,6 +4,7 @@ from earful.hf.auto import AutoProcessor as AutoProcessor
 from earful.hf.config import VoxtralRealtimeConfig as VoxtralRealtimeConfig
 from earful.hf.config import VoxtralRealtimeEncoderConfig as VoxtralRealtimeEncoderConfig
 from earful.hf.config import VoxtralRealtimeTextConfig as VoxtralRealtimeTextConfig
+from earful.hf.encodec import EncodecFeatureExtractor as EncodecFeatureExtractor
 from earful.hf.encoder import VoxtralRealtimeEncoder as VoxtralRealtimeEncoder
 from earful.hf.features import BatchFeature as BatchFeature
 from earful.hf.features import VoxtralRealtimeFeatureExtractor as VoxtralRealtimeFeatureExtractor
