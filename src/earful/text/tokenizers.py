@@ -1,0 +1,119 @@
+"""Hugging Face's tokenizer.json, for vocabularies of SentencePiece's kind: pieces of text, spaces written as ▁."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from earful.errors import CheckpointError
+
+SPACE = "▁"
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a piece for one byte of what has no piece of its own
+MAX_FILE_BYTES = 64 << 20  # published files have 0.3 MB, those of large vocabularies 20 MB
+SPECIAL_PIECES = ("<unk>", "<s>", "</s>", "<pad>")  # the first ids of Kyutai's vocabularies
+
+
+class JsonTokenizer:
+    """Text to ids and back, as a tokenizer.json describes it.
+
+    Special ids stand for no text; so does an id outside the vocabulary.
+    Source: the file format of the `tokenizers` library.
+    """
+
+    def __init__(self, document: str, name: str = "tokenizer.json") -> None:
+        """document: the file's content; name: how a `CheckpointError` for what is not understood begins."""
+        self.name, self.document = name, document
+        try:
+            self._tokenizer = Tokenizer.from_str(document)
+        except Exception as error:  # the library raises no other kind
+            raise CheckpointError(f"{name}: expected a tokenizer, got: {' '.join(str(error).split())}") from error
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.special_tokens = {token.content: id for id, token in sorted(added.items()) if token.special}
+        self._special_ids = frozenset(self.special_tokens.values())
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> JsonTokenizer:
+        """Read a tokenizer.json; raises `CheckpointError` naming the file and what is wrong with it."""
+        try:
+            with open(path, "rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise CheckpointError(f"{path}: expected a readable file, got: {error.strerror}") from error
+        if len(data) > MAX_FILE_BYTES:
+            raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
+        try:
+            return cls(data.decode("utf-8"), str(path))
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{path}: expected UTF-8, got: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the file as it was read."""
+        Path(path).write_text(self.document, encoding="utf-8")
+
+    @property
+    def vocab(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without any special token."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
+        """Text of ids. Special ids stand for nothing, or, when kept, for their names."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special))
+
+    def piece(self, id: int) -> str:
+        """An id's entry in the vocabulary; raises ValueError outside of it."""
+        piece = self._tokenizer.id_to_token(id) if id >= 0 else None
+        if piece is None:
+            raise ValueError(f"expected an id of 0 to {self.vocab - 1}, got {id}")
+        return str(piece)
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes of one id, none for a special id; raises like `piece`."""
+        piece = self.piece(id)
+        if id in self._special_ids:
+            return b""
+        if byte := BYTE.fullmatch(piece):
+            return bytes([int(byte[1], 16)])
+        return piece.replace(SPACE, " ").encode("utf-8")
+
+
+def unigram_json(
+    pieces: Sequence[tuple[str, float]], special_pieces: Sequence[str] = SPECIAL_PIECES, charsmap: bytes = b""
+) -> str:
+    """A tokenizer.json that does what a SentencePiece unigram model with these pieces and scores does.
+
+    pieces: by id, the unknown one first and one for every byte among them. charsmap: the model's own table by which
+    text is normalised first, empty for none.
+    Text that begins with a space gets no second one.
+    Source: the conversion of Kyutai's vocabularies in transformers 5.23.
+    """
+    ids = {piece: id for id, (piece, _) in enumerate(pieces)}
+    normalizers: list[dict[str, object]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
+    if charsmap:
+        normalizers.insert(0, {"type": "Precompiled", "precompiled_charsmap": b64encode(charsmap).decode("ascii")})
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    decoders = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": ids[piece], "content": piece, **plain} for piece in special_pieces],
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False},
+        "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": True, "vocab": [list(pair) for pair in pieces]},
+    }
+    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
