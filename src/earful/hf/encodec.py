@@ -94,13 +94,13 @@ class EncodecFeatureExtractor:
         return_tensors: str | None = None,
         sampling_rate: int | None = None,
     ) -> BatchFeature:
-        """input_values [B, channels, N] of one clip or a list of them, and with padding padding_mask [B, N], 1 for real.
+        """input_values [B, channels, N] of one clip or a list; with padding also padding_mask [B, N], 1 for real samples.
 
         raw_audio: arrays, tensors or lists of floats in -1..1, or arrays of int16. padding: True (which None means) or
         "longest", "max_length", or False or "do_not_pad". truncation: cut what is longer than max_length. Without
         return_tensors ("pt" or "np") the values are a list of arrays, which may differ in length.
-        Warns where no sampling_rate is given. Raises ValueError for another one, for clips of another shape, for padding
-        together with truncation, where max_length is missing, and for tensors of clips that differ in length.
+        Warns where no sampling_rate is given. Raises ValueError for another one, for clips of another shape, padding
+        together with truncation, a missing max_length, and for tensors of clips that differ in length.
         """
         if sampling_rate is None:
             warnings.warn(f"expected sampling_rate beside the audio, got none: {self.sampling_rate} Hz?", stacklevel=2)
