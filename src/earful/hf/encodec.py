@@ -94,7 +94,7 @@ class EncodecFeatureExtractor:
         return_tensors: str | None = None,
         sampling_rate: int | None = None,
     ) -> BatchFeature:
-        """input_values [B, channels, N] of one clip or a list; with padding also padding_mask [B, N], 1 for real samples.
+        """input_values [B, channels, N] of one clip or a list; with padding also padding_mask [B, N], 1 where real.
 
         raw_audio: arrays, tensors or lists of floats in -1..1, or arrays of int16. padding: True (which None means) or
         "longest", "max_length", or False or "do_not_pad". truncation: cut what is longer than max_length. Without
