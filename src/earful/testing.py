@@ -16,7 +16,25 @@ from earful.models.voxtral.config import AudioConfig, DecoderConfig, EncoderConf
 from earful.models.voxtral.config_files import special_ids
 from earful.registry import FAMILIES, save_model
 from earful.text.bpe import tiny_tekken
+from earful.text.sentencepiece import SPACE, Kind, Piece, SentencePiece
 
+TINY_WORDS = "the a one two three four five is it and dog fox été 日本".split()
+TINY_PARTS = [
+    *"abcdefghijklmnopqrstuvwxyz.,'é日本",
+    "er",
+    "ing",
+    "th",
+    "ou",
+    "qu",
+    "🙂",
+    "s,",
+    "ed",
+    "st",
+    "re",
+    "on",
+    "an",
+    "in",
+]
 Changes = Mapping[str, Mapping[str, Any]]
 SLOTS_PER_S = 12.5
 
@@ -101,6 +119,17 @@ def tiny_voxtral(folder: Path, seed: int = 0, changes: Changes | None = None) ->
     weights["encoder.conv1.conv.weight"] -= weights["encoder.conv1.conv.weight"].mean((1, 2), keepdim=True)
     model.load_state_dict(weights, assign=True)
     return model, folder / "tekken.json"
+
+
+def tiny_sentencepiece() -> SentencePiece:
+    """A vocabulary of 320 pieces: four special ones, every byte, letters, parts of words and some whole words."""
+    special = [
+        Piece("<unk>", 0.0, Kind.UNKNOWN),
+        *(Piece(name, 0.0, Kind.CONTROL) for name in ("<s>", "</s>", "<pad>")),
+    ]
+    every_byte = [Piece(f"<0x{byte:02X}>", 0.0, Kind.BYTE) for byte in range(256)]
+    texts = [SPACE, *(SPACE + word for word in TINY_WORDS), *TINY_PARTS]
+    return SentencePiece([*special, *every_byte, *(Piece(text, -1.0 - i / 8) for i, text in enumerate(texts))])
 
 
 def random_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
