@@ -175,6 +175,19 @@ def test_only_a_unigram_model_becomes_a_tokenizer_json(tmp_path):
         tokenizer.save(tmp_path / "tokenizer.json")
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda pieces: pieces[1:] + pieces[:1], "the unknown piece first"),
+        (lambda pieces: pieces[:4] + pieces[5:], "256 byte pieces"),
+        (lambda pieces: [*pieces, Piece("[laugh]", 0.0, Kind.USER_DEFINED)], "no pieces of users"),
+    ],
+)
+def test_what_a_tokenizer_json_cannot_say_is_refused(tmp_path, change, message):
+    with pytest.raises(CheckpointError, match=f"expected {message} for tokenizer.json, got another vocabulary"):
+        SentencePiece(change(tiny_sentencepiece().pieces)).save(tmp_path / "tokenizer.json")
+
+
 def test_added_tokens_of_a_tokenizer_json(tmp_path):
     """What is special stands for nothing, other additions are text."""
     vocab = [["<unk>", 0], ["<s>", 0], ["\u2581hi", -1], ["<laugh>", -2], ["<0x41>", -3]]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import binascii
 import json
 import re
-from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -90,10 +89,16 @@ class SentencePiece:
 
         Raises `CheckpointError` for a vocabulary that the other kind of file cannot hold.
         """
-        kind = "json" if str(path).endswith(".json") else "model"
+        Path(path).write_bytes(self._file("json" if str(path).endswith(".json") else "model"))
+
+    def to_json(self) -> str:
+        """What a tokenizer.json of this vocabulary holds; raises like `save`."""
+        return self._file("json").decode("utf-8")
+
+    def _file(self, kind: str) -> bytes:
         if kind not in self._files:
             self._files[kind] = self._to_json() if kind == "json" else self._to_model()
-        Path(path).write_bytes(self._files[kind])
+        return self._files[kind]
 
     @property
     def vocab(self) -> int:
@@ -153,44 +158,17 @@ class SentencePiece:
         return protobuf.encoded([*parts, (MODEL["trainer"], trainer), (MODEL["normalizer"], normalizer)])
 
     def _to_json(self) -> bytes:
+        from earful.text.tokenizers import unigram_json  # imports a library that reading needs not
+
         if _model_type(self._files.get("model", b"")) != UNIGRAM:
             raise CheckpointError(f"{self.name}: expected a unigram model for tokenizer.json, got another kind")
-        normalizers: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
-        if self.charsmap:
-            rules = b64encode(self.charsmap).decode("ascii")
-            normalizers.insert(0, {"type": "Precompiled", "precompiled_charsmap": rules})
-        metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False}
-        decoders = [
-            {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-            {"type": "ByteFallback"},
-            {"type": "Fuse"},
-            {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-        ]
-        document = {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [_added(id, piece) for id, piece in enumerate(self.pieces) if piece.kind in ADDED],
-            "normalizer": {"type": "Sequence", "normalizers": normalizers},
-            "pre_tokenizer": metaspace,
-            "post_processor": None,
-            "decoder": {"type": "Sequence", "decoders": decoders},
-            "model": {
-                "type": "Unigram",
-                "unk_id": [piece.kind for piece in self.pieces].index(Kind.UNKNOWN),
-                "vocab": [[piece.text, piece.score] for piece in self.pieces],
-                "byte_fallback": self._byte_fallback,
-            },
-        }
-        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-ADDED = {Kind.UNKNOWN: True, Kind.CONTROL: True, Kind.USER_DEFINED: False}  # kind -> whether it stands for no text
-
-
-def _added(id: int, piece: Piece) -> dict[str, Any]:
-    looks = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": id, "content": piece.text, **looks, "special": ADDED[piece.kind]}
+        kinds = [piece.kind for piece in self.pieces]
+        unlike = {"the unknown piece first": kinds[0] != Kind.UNKNOWN, "no pieces of users": Kind.USER_DEFINED in kinds}
+        unlike["256 byte pieces"] = kinds.count(Kind.BYTE) != 256
+        for what in (what for what, wrong in unlike.items() if wrong):
+            raise CheckpointError(f"{self.name}: expected {what} for tokenizer.json, got another vocabulary")
+        special = [piece.text for id, piece in enumerate(self.pieces) if self.is_special(id)]
+        return unigram_json([(piece.text, piece.score) for piece in self.pieces], special, self.charsmap).encode()
 
 
 def _bytes(piece: Piece, name: str) -> bytes:

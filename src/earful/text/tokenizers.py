@@ -1,21 +1,15 @@
-"""Hugging Face's tokenizer.json, for vocabularies of SentencePiece's kind: pieces of text, spaces written as ▁."""
+"""Hugging Face's tokenizer.json through their own library: the very ids and the very text of their classes."""
 
 from __future__ import annotations
 
-import json
-import re
-from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from earful.errors import CheckpointError
 
-SPACE = "▁"
-BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a piece for one byte of what has no piece of its own
 MAX_FILE_BYTES = 64 << 20  # published files have 0.3 MB, those of large vocabularies 20 MB
-SPECIAL_PIECES = ("<unk>", "<s>", "</s>", "<pad>")  # the first ids of Kyutai's vocabularies
 
 
 class JsonTokenizer:
@@ -34,7 +28,6 @@ class JsonTokenizer:
             raise CheckpointError(f"{name}: expected a tokenizer, got: {' '.join(str(error).split())}") from error
         added = self._tokenizer.get_added_tokens_decoder()
         self.special_tokens = {token.content: id for id, token in sorted(added.items()) if token.special}
-        self._special_ids = frozenset(self.special_tokens.values())
 
     @classmethod
     def from_file(cls, path: str | Path) -> JsonTokenizer:
@@ -66,54 +59,3 @@ class JsonTokenizer:
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
         """Text of ids. Special ids stand for nothing, or, when kept, for their names."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special))
-
-    def piece(self, id: int) -> str:
-        """An id's entry in the vocabulary; raises ValueError outside of it."""
-        piece = self._tokenizer.id_to_token(id) if id >= 0 else None
-        if piece is None:
-            raise ValueError(f"expected an id of 0 to {self.vocab - 1}, got {id}")
-        return str(piece)
-
-    def token_bytes(self, id: int) -> bytes:
-        """The bytes of one id, none for a special id; raises like `piece`."""
-        piece = self.piece(id)
-        if id in self._special_ids:
-            return b""
-        if byte := BYTE.fullmatch(piece):
-            return bytes([int(byte[1], 16)])
-        return piece.replace(SPACE, " ").encode("utf-8")
-
-
-def unigram_json(
-    pieces: Sequence[tuple[str, float]], special_pieces: Sequence[str] = SPECIAL_PIECES, charsmap: bytes = b""
-) -> str:
-    """A tokenizer.json that does what a SentencePiece unigram model with these pieces and scores does.
-
-    pieces: by id, the unknown one first and one for every byte among them. charsmap: the model's own table by which
-    text is normalised first, empty for none.
-    Text that begins with a space gets no second one.
-    Source: the conversion of Kyutai's vocabularies in transformers 5.23.
-    """
-    ids = {piece: id for id, (piece, _) in enumerate(pieces)}
-    normalizers: list[dict[str, object]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
-    if charsmap:
-        normalizers.insert(0, {"type": "Precompiled", "precompiled_charsmap": b64encode(charsmap).decode("ascii")})
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    decoders = [
-        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-        {"type": "ByteFallback"},
-        {"type": "Fuse"},
-        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-    ]
-    document = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": ids[piece], "content": piece, **plain} for piece in special_pieces],
-        "normalizer": {"type": "Sequence", "normalizers": normalizers},
-        "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False},
-        "post_processor": None,
-        "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": True, "vocab": [list(pair) for pair in pieces]},
-    }
-    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"

@@ -24,21 +24,12 @@ class TemporalState:
     pos: Tensor  # [B] int64, positions so far
 
 
-class Norm(RMSNorm):
-    """Root-mean-square normalisation whose gain, too, is applied before the result is rounded to the type of x."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * (self.weight.float() * scale)).to(x.dtype)
-
-
 class Block(nn.Module):
     def __init__(self, c: TemporalConfig) -> None:
         super().__init__()
-        self.attn_norm = Norm(c.dim, c.norm_eps)
+        self.attn_norm = RMSNorm(c.dim, c.norm_eps)
         self.attn = Attention(c.dim, c.heads, c.heads, c.head_dim)
-        self.mlp_norm = Norm(c.dim, c.norm_eps)
+        self.mlp_norm = RMSNorm(c.dim, c.norm_eps)
         self.mlp = GatedMLP(c.dim, c.mlp_dim)
 
     def forward(self, x: Tensor, rope: Rope, view: View, kv: KV | None) -> Tensor:  # x: [B, T, D]
@@ -55,7 +46,7 @@ class Temporal(nn.Module):
         self.text_embed = nn.Embedding(c.text_vocab + 1, c.dim)
         self.audio_embeds = nn.ModuleList(nn.Embedding(c.audio_vocab + 1, c.dim) for _ in range(c.codebooks))
         self.layers = nn.ModuleList(Block(c) for _ in range(c.layers))
-        self.norm = Norm(c.dim, c.norm_eps)
+        self.norm = RMSNorm(c.dim, c.norm_eps)
         self.text_head = nn.Linear(c.dim, c.text_vocab, bias=False)
 
     def init_state(self, batch: int, chunk: int = 1) -> TemporalState:
