@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from earful.errors import CheckpointError
 
+SPACE = "▁"
 MAX_FILE_BYTES = 64 << 20  # published files have 0.3 MB, those of large vocabularies 20 MB
+SPECIAL_PIECES = ("<unk>", "<s>", "</s>", "<pad>")  # the first ids of Kyutai's vocabularies
 
 
 class JsonTokenizer:
@@ -59,3 +63,38 @@ class JsonTokenizer:
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
         """Text of ids. Special ids stand for nothing, or, when kept, for their names."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special))
+
+
+def unigram_json(
+    pieces: Sequence[tuple[str, float]], special_pieces: Sequence[str] = SPECIAL_PIECES, charsmap: bytes = b""
+) -> str:
+    """A tokenizer.json that does what a SentencePiece unigram model with these pieces and scores does.
+
+    pieces: by id, the unknown one first and one for every byte among them. charsmap: the model's own table by which
+    text is normalised first, empty for none.
+    Text that begins with a space gets no second one.
+    Source: the conversion of Kyutai's vocabularies in transformers 5.23.
+    """
+    ids = {piece: id for id, (piece, _) in enumerate(pieces)}
+    normalizers: list[dict[str, object]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
+    if charsmap:
+        normalizers.insert(0, {"type": "Precompiled", "precompiled_charsmap": b64encode(charsmap).decode("ascii")})
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    decoders = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": ids[piece], "content": piece, **plain} for piece in special_pieces],
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False},
+        "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": True, "vocab": [list(pair) for pair in pieces]},
+    }
+    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
