@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from earful.events import Pause as Pause
     from earful.events import Text as Text
     from earful.events import Word as Word
+    from earful.hf import AutoFeatureExtractor as AutoFeatureExtractor
     from earful.hf import AutoProcessor as AutoProcessor
     from earful.hf import BatchFeature as BatchFeature
     from earful.hf import EncodecFeatureExtractor as EncodecFeatureExtractor
+    from earful.hf import MimiConfig as MimiConfig
+    from earful.hf import MimiModel as MimiModel
     from earful.hf import TextIteratorStreamer as TextIteratorStreamer
     from earful.hf import VoxtralRealtimeConfig as VoxtralRealtimeConfig
     from earful.hf import VoxtralRealtimeEncoder as VoxtralRealtimeEncoder
@@ -40,9 +43,12 @@ _NAMES_OF = {
     "earful.stream.session": ("Session",),
     "earful.stream.transcript": ("Transcript", "Segment"),
     "earful.hf": (
+        "AutoFeatureExtractor",
         "AutoProcessor",
         "BatchFeature",
         "EncodecFeatureExtractor",
+        "MimiConfig",
+        "MimiModel",
         "TextIteratorStreamer",
         "VoxtralRealtimeConfig",
         "VoxtralRealtimeEncoder",

@@ -1,5 +1,6 @@
 """The names, arguments and defaults of the Hugging Face documents, over earful's own models; translation only."""
 
+from earful.hf.auto import AutoFeatureExtractor as AutoFeatureExtractor
 from earful.hf.auto import AutoProcessor as AutoProcessor
 from earful.hf.config import VoxtralRealtimeConfig as VoxtralRealtimeConfig
 from earful.hf.config import VoxtralRealtimeEncoderConfig as VoxtralRealtimeEncoderConfig
@@ -8,6 +9,8 @@ from earful.hf.encodec import EncodecFeatureExtractor as EncodecFeatureExtractor
 from earful.hf.encoder import VoxtralRealtimeEncoder as VoxtralRealtimeEncoder
 from earful.hf.features import BatchFeature as BatchFeature
 from earful.hf.features import VoxtralRealtimeFeatureExtractor as VoxtralRealtimeFeatureExtractor
+from earful.hf.mimi import MimiModel as MimiModel
+from earful.hf.mimi_config import MimiConfig as MimiConfig
 from earful.hf.processor import VoxtralRealtimeProcessor as VoxtralRealtimeProcessor
 from earful.hf.streamer import TextIteratorStreamer as TextIteratorStreamer
 from earful.hf.voxtral import VoxtralRealtimeForConditionalGeneration as VoxtralRealtimeForConditionalGeneration

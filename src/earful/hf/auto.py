@@ -1,15 +1,33 @@
-"""The processor that fits a checkpoint."""
+"""The processor or the feature extractor that fits a checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from earful.checkpoint.fields import Fields, read_json
+from earful.checkpoint.fields import Fields
 from earful.checkpoint.files import fetch
+from earful.errors import CheckpointError
+from earful.hf.encodec import EncodecFeatureExtractor
+from earful.hf.features import VoxtralRealtimeFeatureExtractor
 from earful.hf.processor import VoxtralRealtimeProcessor
 from earful.registry import recognise
 
-FAMILIES = {"voxtral": VoxtralRealtimeProcessor}
+Extractor = EncodecFeatureExtractor | VoxtralRealtimeFeatureExtractor
+PROCESSORS = {"voxtral": VoxtralRealtimeProcessor}
+EXTRACTORS: Mapping[str, type[Extractor]] = {
+    "mimi": EncodecFeatureExtractor,
+    "voxtral": VoxtralRealtimeFeatureExtractor,
+}
+# Files in which the class is named, under which key, and in which block; a processor may be saved without its model.
+PROCESSOR_NAMES = [("processor_config.json", "processor_class", None)]
+EXTRACTOR_NAMES = [
+    ("preprocessor_config.json", "feature_extractor_type", None),
+    ("processor_config.json", "feature_extractor_type", "feature_extractor"),
+]
+
+C = TypeVar("C")
 
 
 class AutoProcessor:
@@ -22,9 +40,32 @@ class AutoProcessor:
     def from_pretrained(source: str | Path, *, revision: str | None = None) -> VoxtralRealtimeProcessor:
         """Of a folder or a hub id in any known layout; raises `CheckpointError` for what cannot be read."""
         folder = fetch(source, revision)
-        by_name = {kind.__name__: kind for kind in FAMILIES.values()}
-        if (folder / "processor_config.json").is_file():  # a processor may be saved without its model
-            settings = Fields(read_json(folder / "processor_config.json"), str(folder / "processor_config.json"))
-            if kind := by_name.get(settings.values.get("processor_class", "")):
-                return kind.from_pretrained(folder)
-        return FAMILIES[recognise(folder)[0]].from_pretrained(folder)
+        return named(folder, PROCESSORS, PROCESSOR_NAMES).from_pretrained(folder)
+
+
+class AutoFeatureExtractor:
+    """Not to be made: `from_pretrained` returns the feature extractor of the checkpoint's own class."""
+
+    def __init__(self) -> None:
+        raise TypeError("expected AutoFeatureExtractor.from_pretrained(source), got AutoFeatureExtractor()")
+
+    @staticmethod
+    def from_pretrained(source: str | Path, *, revision: str | None = None) -> Extractor:
+        """Of a folder or a hub id in any known layout; raises `CheckpointError` for what cannot be read."""
+        folder = fetch(source, revision)
+        return named(folder, EXTRACTORS, EXTRACTOR_NAMES).from_pretrained(folder)
+
+
+def named(folder: Path, kinds: Mapping[str, type[C]], places: Sequence[tuple[str, str, str | None]]) -> type[C]:
+    """The class that a folder's files name, or else that of its family. Raises `CheckpointError` for no such family."""
+    by_name = {kind.__name__: kind for kind in kinds.values()}
+    for file, key, block in places:
+        if (folder / file).is_file():
+            settings = Fields.from_file(folder / file)
+            found = (settings.block(block, {}) if block else settings).values.get(key)
+            if isinstance(found, str) and found in by_name:
+                return by_name[found]
+    family = recognise(folder)[0]
+    if family not in kinds:
+        raise CheckpointError(f"{folder}: expected a checkpoint of {', '.join(kinds)}, got one of {family}")
+    return kinds[family]

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from earful.audio.frames import as_samples
-from earful.checkpoint.fields import Fields, shown
+from earful.checkpoint.fields import shown
 from earful.checkpoint.files import fetch, write_json
 from earful.errors import AudioError
+from earful.hf.config import read_config
 from earful.hf.features import TENSOR_TYPES, BatchFeature, require_rate
 
 FILE = "preprocessor_config.json"
@@ -66,8 +67,8 @@ class EncodecFeatureExtractor:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:
-        """Of a folder or a hub id with a preprocessor_config.json; raises `CheckpointError` where there is none."""
-        return cls.from_dict(dict(Fields.from_file(fetch(source, revision) / FILE).values))
+        """Of a folder or a hub id, a codec's in any layout; raises `CheckpointError` for what cannot be read."""
+        return cls.from_dict(read_config(fetch(source, revision), FILE))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write preprocessor_config.json; raises `CheckpointError` when it cannot."""

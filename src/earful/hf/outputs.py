@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from earful.models.mimi.model import DecodeState, EncodeState
 from earful.models.voxtral.model import DecoderState, EncoderState
 
 
@@ -62,3 +63,26 @@ class VoxtralRealtimeCausalLMOutputWithPast(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
     encoder_past_key_values: EncoderState | None = None
     padding_cache: EncoderState | None = None
+
+
+@dataclass
+class MimiEncoderOutput(ModelOutput):
+    """The two caches are one state of the whole encoder."""
+
+    audio_codes: Tensor  # int64 [B, Q, frames]
+    encoder_past_key_values: EncodeState | None = None
+    padding_cache: EncodeState | None = None
+
+
+@dataclass
+class MimiDecoderOutput(ModelOutput):
+    audio_values: Tensor  # [B, channels, N]
+    decoder_past_key_values: DecodeState | None = None
+
+
+@dataclass
+class MimiOutput(ModelOutput):
+    audio_codes: Tensor  # int64 [B, Q, frames]
+    audio_values: Tensor  # [B, channels, N]
+    encoder_past_key_values: EncodeState | None = None
+    decoder_past_key_values: DecodeState | None = None
