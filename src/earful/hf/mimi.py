@@ -49,10 +49,15 @@ class MimiModel(nn.Module):
         if asked not in (None, torch.float32):
             raise ValueError(f"expected a codec in float32, got {asked}")
         core, config, _ = load_core(source, Mimi, device_map, torch.float32, None, revision)
+        return cls.holding(core, MimiConfig.from_dict(config)).eval()
+
+    @classmethod
+    def holding(cls, core: Mimi, config: MimiConfig) -> Self:
+        """Over a codec that is there already."""
         model = cls.__new__(cls)
         nn.Module.__init__(model)
-        model.core, model.config = core, MimiConfig.from_dict(config)
-        return model.eval()
+        model.core, model.config, model.training = core, config, core.training
+        return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model as Hugging Face's files; raises `CheckpointError` when it cannot."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from earful.models.mimi.model import DecodeState, EncodeState
+from earful.models.moshi.model import TemporalState
 from earful.models.voxtral.model import DecoderState, EncoderState
 
 
@@ -86,3 +87,28 @@ class MimiOutput(ModelOutput):
     audio_values: Tensor  # [B, channels, N]
     encoder_past_key_values: EncodeState | None = None
     decoder_past_key_values: DecodeState | None = None
+
+
+@dataclass
+class BaseModelOutputWithPast(ModelOutput):
+    last_hidden_state: Tensor  # [B, T, D]
+    past_key_values: TemporalState | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class CausalLMOutputWithPast(ModelOutput):
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # [B, T, V] float32
+    past_key_values: TemporalState | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class GenerateDecoderOnlyOutput(ModelOutput):
+    """Of `generate` with return_dict_in_generate; the state has taken in all ids but the last."""
+
+    sequences: Tensor  # int64 [B, L]
+    past_key_values: TemporalState | None = None
