@@ -77,7 +77,7 @@ def test_sizes_can_be_changed_by_part(tmp_path):
         write_tiny("voxtral", path=tmp_path, encoder={"depth": 5})
     with pytest.raises(TypeError, match="expected parts of audio, decoder, encoder, ids, got encoders"):
         write_tiny("voxtral", path=tmp_path, encoders={"window": 5})
-    with pytest.raises(ValueError, match="expected a family of voxtral, got whisper"):
+    with pytest.raises(ValueError, match="expected a family of .*voxtral, got whisper"):
         write_tiny("whisper", path=tmp_path)
 
 

@@ -1,7 +1,8 @@
-"""`load` a model; `transcribe` files or `stream` live audio with it."""
+"""`load` a model; `transcribe` files or `stream` live audio with it, or `encode` and `decode` with a codec."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ import torch
 from earful.audio.frames import as_samples
 from earful.audio.io import NO_LIMITS, Limits, open_audio
 from earful.checkpoint.files import fetch
-from earful.errors import AudioError
+from earful.errors import AudioError, CheckpointError
 from earful.events import Event, Text, Word
+from earful.models.mimi.model import Mimi
 from earful.registry import FAMILIES, load_model, recognise
+from earful.stream.codec import Codes, DecodeStream, EncodeStream
 from earful.stream.engine import Engine, Family
 from earful.stream.session import Session
 from earful.stream.transcript import Transcript
@@ -188,12 +191,74 @@ def _blocks(source: Source, rate_hz: int, limits: Limits) -> Iterator[Samples]:
         yield samples[begin : begin + rate_hz]
 
 
-def load(source: str | Path | None = None, device: str = "cpu", dtype: str | None = None) -> SpeechModel:
+class CodecModel:
+    """A codec: mono audio as frames of a few codes each, and back."""
+
+    def __init__(self, family_name: str, model: Mimi) -> None:
+        self.family, self.model = family_name, model
+        if model.config.channels != 1:
+            raise CheckpointError(f"expected a codec of mono audio, got {model.config.channels} channels")
+
+    @property
+    def rate_hz(self) -> int:
+        """The rate of the samples."""
+        return self.model.config.rate_hz
+
+    @property
+    def frame_samples(self) -> int:
+        return self.model.config.frame_samples
+
+    @property
+    def frame_s(self) -> float:
+        return self.model.config.frame_s
+
+    @property
+    def codebooks(self) -> int:
+        """Codes to a frame at most; the first few of them are coarser audio."""
+        return self.model.config.codebooks
+
+    def bits_per_s(self, codebooks: int | None = None) -> float:
+        """What the codes of the first few codebooks, or of all, take."""
+        c = self.model.config
+        return (codebooks or c.codebooks) * math.log2(c.codebook_size) * c.frame_rate_hz
+
+    def encode(self, source: Source, codebooks: int | None = None, *, limits: Limits = NO_LIMITS) -> Codes:
+        """A file, an open binary file, or mono float samples [N] at `rate_hz` -> codes int64 [Q, T] of the first
+        `codebooks`, or of all.
+
+        Zeros fill up the last frame. Raises AudioError for what cannot be read, ValueError for a number of codebooks
+        that the model does not have.
+        """
+        stream = self.encode_stream(codebooks)
+        parts = [stream.feed(block) for block in _blocks(source, self.rate_hz, limits)]
+        return np.concatenate([*parts, stream.finish()], axis=1)
+
+    def decode(self, codes: Codes) -> npt.NDArray[np.float32]:
+        """codes: integers [Q, T] of the first Q codebooks -> float32 [T * frame_samples].
+
+        Raises ValueError for codes that the model does not have.
+        """
+        return self.decode_stream().feed(codes)
+
+    def encode_stream(self, codebooks: int | None = None) -> EncodeStream:
+        """Samples in, codes out, while they come. Raises ValueError like `encode`."""
+        return EncodeStream(self.model, codebooks)
+
+    def decode_stream(self) -> DecodeStream:
+        """Codes in, samples out, while they come."""
+        return DecodeStream(self.model)
+
+
+@overload
+def load(source: None = None, device: str = ..., dtype: str | None = ...) -> SpeechModel: ...
+@overload
+def load(source: str | Path | None, device: str = ..., dtype: str | None = ...) -> SpeechModel | CodecModel: ...
+def load(source: str | Path | None = None, device: str = "cpu", dtype: str | None = None) -> SpeechModel | CodecModel:
     """Load a model: the small built-in English one, a folder in any known layout, or a hub id.
 
-    dtype: one of `DTYPES`; by default float32 for the built-in model, and otherwise as the weights are stored.
-    Raises CheckpointError when the folder is incomplete, broken or of no known family, and ValueError for a device
-    that is not there.
+    dtype: one of `DTYPES`; by default float32 for the built-in model and codecs, and otherwise as the weights are
+    stored. Raises CheckpointError when the folder is incomplete, broken or of no known family, and ValueError for a
+    device that is not there, and for a codec in another type than float32, in which its codes are defined.
     """
     if dtype is None and source is None:
         dtype = "float32"
@@ -202,7 +267,14 @@ def load(source: str | Path | None = None, device: str = "cpu", dtype: str | Non
     there = _device(device)
     folder = BUILTIN if source is None else fetch(source)
     family, _ = recognise(folder)
+    if FAMILIES[family].streams is None:
+        if dtype not in (None, "float32"):
+            raise ValueError(f"expected a codec in float32, got {dtype}")
+        model, _ = load_model(folder, there, torch.float32)
+        assert isinstance(model, Mimi)
+        return CodecModel(family, model)
     model, tokenizer = load_model(folder, there, DTYPES[dtype] if dtype else None)
+    assert tokenizer is not None
     offline, live = FAMILIES[family].load_streams()(model, tokenizer)
     return SpeechModel(family, offline, live, language="en" if source is None else None)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from earful.checkpoint import table
 from earful.checkpoint.fields import read_json, shown
-from earful.checkpoint.files import MAX_SHARD_BYTES, found, has_weights, open_weights, save_weights, some
+from earful.checkpoint.files import MAX_SHARD_BYTES, Weights, found, has_weights, open_weights, save_weights, some
 from earful.checkpoint.table import Layout
 from earful.errors import CheckpointError
 
@@ -25,7 +25,7 @@ class Family:
 
     layouts: str  # a module with LAYOUTS: name -> Layout
     model: str  # module:class; the class is built from the config that a layout reads, and keeps it as `config`
-    streams: str  # module:function; (model, path of the tokenizer) -> what the engine needs offline, and live
+    streams: str | None  # module:function; (model, path of the tokenizer) -> what the engine needs offline, and live
 
     def load_layouts(self) -> Mapping[str, Layout[Any]]:
         return import_module(self.layouts).LAYOUTS  # type: ignore[no-any-return]
@@ -36,6 +36,7 @@ class Family:
             return _imported(self.model)(config)  # type: ignore[no-any-return]
 
     def load_streams(self) -> Callable[[nn.Module, Path], tuple[Any, Any]]:
+        assert self.streams is not None
         return _imported(self.streams)  # type: ignore[no-any-return]
 
 
@@ -50,6 +51,11 @@ FAMILIES = {
         model="earful.models.voxtral.model:VoxtralRealtime",
         streams="earful.models.voxtral.stream:streams",
     ),
+    "mimi": Family(
+        layouts="earful.models.mimi.layouts",
+        model="earful.models.mimi.model:Mimi",
+        streams=None,  # a codec, which writes no text
+    ),
 }
 
 
@@ -61,35 +67,50 @@ def recognise(folder: str | Path) -> tuple[str, str]:
     folder = Path(folder)
     names = found(folder)
     known = [(family, name, layout) for family in FAMILIES for name, layout in FAMILIES[family].load_layouts().items()]
-    documents = {layout.marker: read_json(folder / layout.marker) for *_, layout in known if layout.marker in names}
+    marked = [(family, name, layout, layout.marker) for family, name, layout in known if layout.marker]
+    documents = {marker: read_json(folder / marker) for *_, marker in marked if marker in names}
     fitting = [
         (not has_weights(folder, layout.stem), family, name)
-        for family, name, layout in known
-        if isinstance(document := documents.get(layout.marker), Mapping) and layout.owns(document)
+        for family, name, layout, marker in marked
+        if isinstance(document := documents.get(marker), Mapping) and layout.owns(document)
     ]
     if fitting:
         _, family, layout_name = min(fitting, key=lambda row: row[0])
         return family, layout_name
+    for family, name, layout in known:
+        if layout.find and layout.find(folder):
+            return family, name
     got = f"{some(documents)} of another model" if documents else some(names, most=8)
     for document in documents.values():
         if isinstance(document, Mapping) and "model_type" in document:
             got += f" (model_type {shown(document['model_type'])})"
-    markers = sorted({f"{layout.marker} ({family}, {name} layout)" for family, name, layout in known})
-    raise CheckpointError(f"{folder}: expected {' or '.join(markers)}, got {got}")
+    expected = sorted({f"{marker} of {' or '.join(_families(marker))}" for *_, marker in marked})
+    raise CheckpointError(f"{folder}: expected {' or '.join(expected)}, got {got}")
+
+
+def _families(marker: str) -> list[str]:
+    """Those that have a layout which is known by this file."""
+    return [name for name in FAMILIES if marker in {of.marker for of in FAMILIES[name].load_layouts().values()}]
+
+
+def open_checkpoint(folder: str | Path) -> tuple[str, Layout[Any], Weights]:
+    """The family, the layout and the weights of a folder; raises `CheckpointError` for what cannot be opened."""
+    folder = Path(folder)
+    family, name = recognise(folder)
+    layout = FAMILIES[family].load_layouts()[name]
+    return family, layout, open_weights(folder, (layout.find and layout.find(folder)) or layout.stem)
 
 
 def load_model(
     folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> tuple[nn.Module, Path]:
-    """The network of a checkpoint folder with its weights, ready to run, and the path of its tokenizer.
+) -> tuple[nn.Module, Path | None]:
+    """The network of a checkpoint folder with its weights, ready to run, and the path of its tokenizer if it has one.
 
     dtype: of the weights; None for the widest that is stored. The peak of memory is the model and its largest tensor.
     Raises `CheckpointError` where the folder is of no known layout, incomplete or inconsistent.
     """
     folder = Path(folder)
-    family, name = recognise(folder)
-    layout = FAMILIES[family].load_layouts()[name]
-    weights = open_weights(folder, layout.stem)
+    family, layout, weights = open_checkpoint(folder)
     config = layout.read(folder, weights)
     model = FAMILIES[family].build(config)
     if dtype is None:
@@ -97,7 +118,7 @@ def load_model(
         dtype = reduce(torch.promote_types, stored)
     tensors = table.load(layout.tables(config), weights, model.state_dict(), device, dtype)
     model.load_state_dict(tensors, assign=True)
-    return model.eval(), folder / layout.tokenizer
+    return model.eval(), folder / layout.tokenizer if layout.tokenizer else None
 
 
 def save_model(

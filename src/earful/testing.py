@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earful.checkpoint.files import MAX_SHARD_BYTES
+from earful.models.mimi.config import MIMI
 from earful.models.voxtral.config import AudioConfig, DecoderConfig, EncoderConfig, VoxtralConfig
 from earful.models.voxtral.config_files import special_ids
 from earful.registry import FAMILIES, save_model
 from earful.text.bpe import tiny_tekken
 from earful.text.sentencepiece import SPACE, Kind, Piece, SentencePiece
 
-TINY_WORDS = "the a one two three four five is it and dog fox été 日本".split()
+TINY_WORDS = ["the", "a", "one", "two", "three", "four", "five", "is", "it", "and", "dog", "fox", "été", "日本"]
 TINY_PARTS = [
     *"abcdefghijklmnopqrstuvwxyz.,'é日本",
     "er",
@@ -132,6 +133,41 @@ def tiny_sentencepiece() -> SentencePiece:
     return SentencePiece([*special, *every_byte, *(Piece(text, -1.0 - i / 8) for i, text in enumerate(texts))])
 
 
+def tiny_mimi(folder: Path, seed: int = 0, changes: Changes | None = None) -> tuple[nn.Module, None]:
+    """A Mimi codec of 40 000 parameters in float32 with frames of 384 samples at 4800 Hz; it has no tokenizer.
+
+    changes: other sizes under the one name "codec". Codes vary with the audio, in every codebook.
+    """
+    changes = changes or {}
+    if not {"codec"} >= changes.keys():
+        raise TypeError(f"expected the part codec, got {', '.join(sorted(changes.keys() - {'codec'}))}")
+    sizes: dict[str, Any] = {
+        "rate_hz": 4_800, "ratios": (8, 6, 4), "filters": 4, "dim": 24, "layers": 2, "heads": 2, "head_dim": 12,
+        "mlp_dim": 36, "window": 10, "codebooks": 6, "codebook_size": 32, "codebook_dim": 14,
+    }  # fmt: skip
+    model = FAMILIES["mimi"].build(replace(MIMI, **{**sizes, **changes.get("codec", {})}))
+    model.load_state_dict(mimi_weights(model, seed), assign=True)
+    return model, None
+
+
+def mimi_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Seeded float32 weights for a codec on `meta`, whose audio, latents and codebooks are of order 1."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = random_weights(model, seed)
+    for name, tensor in weights.items():
+        if name.endswith(".usage"):
+            weights[name] = 0.5 + torch.rand(tensor.shape, generator=generator)
+        elif name.endswith(".embedding"):  # finer from one codebook to the next, as what they leave is
+            weights[name] = torch.randn(tensor.shape, generator=generator) * 2 * 0.8 ** int(name.split(".")[-2])
+        elif name.endswith("_scale.weight"):
+            weights[name] = 0.3 + tensor
+        elif name.startswith("decoder.stages") and name.endswith("resample.conv.weight"):  # [in, out, kernel]
+            weights[name] = tensor * 0.3 * (tensor[0].numel() / tensor.shape[0]) ** 0.5
+        elif tensor.ndim > 1:
+            weights[name] = tensor * (0.05 if name == "decoder.last.conv.weight" else 0.6)  # audio within -1 and 1
+    return weights
+
+
 def random_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """Seeded float32 weights for a model on `meta`: norms near 1, the rest such that signals keep their size."""
     generator = torch.Generator().manual_seed(seed)
@@ -145,4 +181,7 @@ def random_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
     return weights
 
 
-TINY = {"voxtral": tiny_voxtral}
+TINY: dict[str, Callable[[Path, int, Changes], tuple[nn.Module, Path | None]]] = {
+    "mimi": tiny_mimi,
+    "voxtral": tiny_voxtral,
+}

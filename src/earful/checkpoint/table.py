@@ -64,6 +64,88 @@ class RopePairs(Operation):
         return rows.transpose(1, 2).reshape(tensor.shape)
 
 
+@dataclass(frozen=True)
+class Split(Operation):
+    """One tensor there whose rows are, in equal parts, several tensors here, each through an operation of its own."""
+
+    parts: tuple[Operation, ...]
+
+    def load(self, there: Tensors) -> Tensors:
+        rows = there[0].chunk(len(self.parts))
+        return [op.load([part])[0] for op, part in zip(self.parts, rows, strict=True)]
+
+    def save(self, here: Tensors) -> Tensors:
+        return [torch.cat([op.save([part])[0] for op, part in zip(self.parts, here, strict=True)])]
+
+
+@dataclass(frozen=True)
+class Flat(Operation):
+    """A vector here, with sizes of 1 before its own there: [1, ..., D] of so many dimensions."""
+
+    dimensions: int
+
+    def load(self, there: Tensors) -> Tensors:
+        return [tensor.flatten() for tensor in there]
+
+    def save(self, here: Tensors) -> Tensors:
+        return [tensor.view(*[1] * (self.dimensions - 1), -1) for tensor in here]
+
+
+@dataclass(frozen=True)
+class Stacked(Operation):
+    """Rows of one tensor there are several tensors here, of so many rows each; behind them stands a row of zeros."""
+
+    rows: tuple[int, ...]
+
+    def load(self, there: Tensors) -> Tensors:
+        return there[0][:-1].split(self.rows)
+
+    def save(self, here: Tensors) -> Tensors:
+        return [torch.cat([*here, torch.zeros_like(here[0][:1])])]
+
+
+class Pointwise(Operation):
+    """A convolution over one step there, [out, in, 1], a matrix here, [out, in]."""
+
+    def load(self, there: Tensors) -> Tensors:
+        return [tensor.squeeze(-1) for tensor in there]
+
+    def save(self, here: Tensors) -> Tensors:
+        return [tensor.unsqueeze(-1) for tensor in here]
+
+
+class Codebook(Operation):
+    """Vectors that training keeps as sums over what they stood for, with how much that was.
+
+    There: a flag [1] that there are any, usage [V], sums [V, D]. Here: the vectors [V, D], usage [V].
+    """
+
+    LEAST = 1e-5  # usage; the vector of one that stood for nothing is its sum over this
+
+    def load(self, there: Tensors) -> Tensors:
+        _, usage, sums = there
+        return [sums / usage.clamp(min=self.LEAST)[:, None], usage]
+
+    def save(self, here: Tensors) -> Tensors:
+        vectors, usage = here
+        return [usage.new_ones(1), usage, vectors * usage.clamp(min=self.LEAST)[:, None]]
+
+
+@dataclass(frozen=True)
+class Identity(Operation):
+    """A square matrix here that the file leaves out, because it changes nothing."""
+
+    size: int
+
+    def load(self, there: Tensors) -> Tensors:
+        return [torch.eye(self.size)]
+
+    def save(self, here: Tensors) -> Tensors:
+        if not here[0].is_meta and not torch.equal(here[0].cpu(), torch.eye(self.size)):
+            raise CheckpointError("expected the identity, which this layout leaves out, got another matrix")
+        return []
+
+
 class Copy:
     """A second copy of a parameter, such as an output head tied to the embedding: compared on load, never written."""
 
@@ -97,13 +179,14 @@ def row(there: str | Sequence[str], here: str | Sequence[str] = (), op: Operatio
 class Layout(Generic[Config]):
     """One way in which the checkpoints of a family lie in a folder."""
 
-    marker: str  # the file by which it is known
+    marker: str | None  # the file by which it is known, if there is one
     owns: Callable[[Mapping[str, Any]], bool]  # whether the marker's content is of this family
-    stem: str  # of the weight files
-    tokenizer: str  # its file
+    stem: str  # of the weight files; where they may have any name, of those that are written
+    tokenizer: str | None  # its file, if it has one
     read: Callable[[Path, Weights], Config]
     write: Callable[[Config, Path, torch.dtype, Path | None], None]  # all but the weights; last, a tokenizer to copy
     tables: Callable[[Config], Sequence[Table]]  # accepted namings of the tensors; the first one is written
+    find: Callable[[Path], str | None] | None = None  # the stem of weight files that are known by their tensors
 
 
 @dataclass(frozen=True)
@@ -130,15 +213,15 @@ def load(
     """
     fit = fitting(tables, weights, parameters)
 
-    def read(name: str) -> Tensor:
-        tensor = weights.read(name)
+    def placed(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
     filled: dict[str, Tensor] = {}
     for match in fit.matches:
-        filled |= zip(match.here, match.op.load([read(name) for name in match.there]), strict=True)
+        made = match.op.load([placed(weights.read(name)) for name in match.there])
+        filled |= zip(match.here, map(placed, made), strict=True)
     for there, here in fit.copies.items():
-        if not torch.equal(read(there), filled[here]):
+        if not torch.equal(placed(weights.read(there)), filled[here]):
             raise CheckpointError(
                 f"{weights.where}: expected {there} to be a copy of the tensor for {here}, got others"
             )

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from earful.api import SpeechModel, load
+from earful.errors import CheckpointError
 from earful.stream.transcript import Segment
 
 Model = Annotated[
@@ -22,7 +23,10 @@ Delay = Annotated[
 
 def open_model(model: str | None, device: str, dtype: str | None) -> SpeechModel:
     """The model that the options name. Raises CheckpointError and ValueError in one line."""
-    return load(model, device=device, dtype=dtype)
+    loaded = load(model, device=device, dtype=dtype)
+    if not isinstance(loaded, SpeechModel):
+        raise CheckpointError(f"{model}: expected a model that writes text, got a codec")
+    return loaded
 
 
 def shown(path: str) -> str:

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 
-from earful.checkpoint.fields import Fields, read_json, shown
-from earful.checkpoint.files import fetch, open_weights, write_json
+from earful.checkpoint.fields import Fields, shown
+from earful.checkpoint.files import fetch, write_json
 from earful.models.voxtral.config import DecoderConfig, EncoderConfig, VoxtralConfig
 from earful.models.voxtral.config_files import rope_base_of
 from earful.models.voxtral.processor import PUBLISHED_AUDIO, PUBLISHED_IDS
-from earful.registry import FAMILIES, recognise
+from earful.registry import open_checkpoint
 
 Rope = dict[str, Any]
 ADA_DIM = 32  # of the delay's conditioning; the documents have no name for it
@@ -66,15 +66,14 @@ class Config:
 C = TypeVar("C", bound=Config)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """A folder's config.json, or what it would be where the folder is in another layout."""
-    if (folder / "config.json").is_file():
-        return dict(Fields(read_json(folder / "config.json"), str(folder / "config.json")).values)
-    family, name = recognise(folder)
-    layout = FAMILIES[family].load_layouts()[name]
-    config = layout.read(folder, open_weights(folder, layout.stem))
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A folder's config.json or one beside it, or what that would be where the folder is in another layout."""
+    if (folder / name).is_file():
+        return dict(Fields.from_file(folder / name).values)
+    family, layout, weights = open_checkpoint(folder)
+    config = layout.read(folder, weights)
     to_hf = import_module(f"earful.models.{family}.config_hf").to_hf
-    return dict(to_hf(config, torch.float32)["config.json"])
+    return dict(to_hf(config, torch.float32)[name])
 
 
 @dataclass

@@ -21,8 +21,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def load_core(
     source: str | Path, kind: type[M], device_map: Device, dtype: Dtype, torch_dtype: Dtype, revision: str | None
-) -> tuple[M, dict[str, Any], Path]:
-    """A core model of this class in any known layout, what its config.json says or would say, and its tokenizer file.
+) -> tuple[M, dict[str, Any], Path | None]:
+    """A core model of this class in any known layout, what its config.json says or would say, and its tokenizer
+    file if it has one.
 
     Raises `CheckpointError` for what cannot be loaded, ValueError for unknown devices and types.
     """

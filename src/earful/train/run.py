@@ -92,6 +92,7 @@ def starting_model(run: Run) -> tuple[VoxtralRealtime, Path]:
     loaded, tokenizer = registry.load_model(fetch(run.start), dtype=torch.float32)
     if not isinstance(loaded, VoxtralRealtime):
         raise CheckpointError(f"{run.start}: expected a Voxtral Realtime model, got {type(loaded).__name__}")
+    assert tokenizer is not None
     return loaded.train(), tokenizer
 
 

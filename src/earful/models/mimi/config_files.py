@@ -44,12 +44,12 @@ def sizes(fields: Fields, keys: Mapping[str, str], defaults: Mapping[str, int]) 
     return {name: fields.whole(key, *BOUNDS[name], defaults.get(name)) for name, key in keys.items()}
 
 
-def ratios_of(fields: Fields, key: str, default: Sequence[int] | None) -> tuple[int, ...]:
-    value = fields.values.get(key, default)
-    whole = isinstance(value, (list, tuple)) and 1 <= len(value) <= 8 and all(type(r) is int and r >= 1 for r in value)
-    if not whole or math.prod(value) > MAX_HOP:  # type: ignore[arg-type]
+def ratios_of(fields: Fields, key: str) -> tuple[int, ...]:
+    ratios: Any = fields.values.get(key)
+    listed = isinstance(ratios, (list, tuple)) and all(type(ratio) is int and ratio >= 1 for ratio in ratios)
+    if not listed or not 1 <= len(ratios) <= 8 or math.prod(ratios) > MAX_HOP:
         raise fields.unfit(key, f"1 to 8 whole numbers with a product of at most {MAX_HOP}")
-    return tuple(value)  # type: ignore[arg-type]
+    return tuple(ratios)
 
 
 def checked(config: MimiConfig, where: str) -> MimiConfig:

@@ -37,6 +37,7 @@ KEYS = {
     "codebook_size": "codebook_size",
     "codebook_dim": "codebook_dim",
 }
+RATIOS = "upsampling_ratios"
 # What is the same in every model that is read here.
 FIXED = {
     "attention_bias": False,
@@ -64,6 +65,7 @@ def is_hf(config: Mapping[str, Any]) -> bool:
 
 
 def read_hf(folder: Path, weights: Weights) -> MimiConfig:
+    """From config.json; raises `CheckpointError` like `from_hf`."""
     return from_hf(Fields.from_file(folder / "config.json"))
 
 
@@ -117,7 +119,7 @@ def config_json(config: MimiConfig, dtype: torch.dtype = torch.float32) -> dict[
         "num_key_value_heads": config.heads,
         "rope_parameters": {"rope_theta": config.rope_base, "rope_type": "default"},
         "upsample_groups": config.dim,
-        "upsampling_ratios": list(config.ratios),
+        RATIOS: list(config.ratios),
         "vector_quantization_hidden_dimension": config.codebook_dim,
     }
     absent = {"encoder_config": config.encodes, "decoder_config": config.decodes}
@@ -138,7 +140,12 @@ def extractor_json(config: MimiConfig) -> dict[str, Any]:
     }
 
 
+def to_hf(config: MimiConfig, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
+    """The files beside the weights, by name; raises `CheckpointError` like `config_json`."""
+    return {"config.json": config_json(config, dtype), "preprocessor_config.json": extractor_json(config)}
+
+
 def write_hf(config: MimiConfig, folder: Path, dtype: torch.dtype, tokenizer: Path | None) -> None:
-    """Raises `CheckpointError` when it cannot."""
-    write_json(folder / "config.json", config_json(config, dtype))
-    write_json(folder / "preprocessor_config.json", extractor_json(config))
+    """What `to_hf` gives; raises `CheckpointError` when it cannot."""
+    for name, document in to_hf(config, dtype).items():
+        write_json(folder / name, document)

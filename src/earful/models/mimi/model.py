@@ -273,10 +273,15 @@ class Mimi(nn.Module):
 
         Raises ValueError for a number of codebooks that the model does not have.
         """
-        codebooks = self.config.codebooks if codebooks is None else codebooks
-        if not 1 <= codebooks <= self.config.codebooks:
-            raise ValueError(f"expected 1 to {self.config.codebooks} codebooks, got {codebooks}")
+        codebooks = self.codebooks_of(codebooks)
         return self.quantizer.encode(self.latents(samples, state, active).transpose(1, 2), codebooks)
+
+    def codebooks_of(self, codebooks: int | None) -> int:
+        """The number that is asked for, or all; raises ValueError for one that the model does not have."""
+        most = self.config.codebooks
+        if codebooks is not None and not 1 <= codebooks <= most:
+            raise ValueError(f"expected 1 to {most} codebooks, got {codebooks}")
+        return codebooks or most
 
     def decode(self, codes: Tensor, state: DecodeState | None = None, active: Tensor | None = None) -> Tensor:
         """codes: int64 [B, Q, T] of the first Q codebooks -> samples [B, channels, T * frame_samples].
@@ -284,8 +289,7 @@ class Mimi(nn.Module):
         Raises ValueError for a number of codebooks that the model does not have.
         """
         self._require("decode", self.config.decodes)
-        if not 1 <= codes.shape[1] <= self.config.codebooks:
-            raise ValueError(f"expected codes of 1 to {self.config.codebooks} codebooks, got {codes.shape[1]}")
+        self.codebooks_of(codes.shape[1])
         x = self.quantizer.decode(codes).transpose(1, 2)  # [B, D, T]
         x = self.upsample(x, state.upsample if state else None, active)
         x = self.decoder_transformer(x, state.transformer if state else None, active)
