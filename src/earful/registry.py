@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from importlib import import_module
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from earful.checkpoint import table
 from earful.checkpoint.fields import read_json, shown
@@ -26,6 +26,7 @@ class Family:
     layouts: str  # a module with LAYOUTS: name -> Layout
     model: str  # module:class; the class is built from the config that a layout reads, and keeps it as `config`
     streams: str | None  # module:function; (model, path of the tokenizer) -> what the engine needs offline, and live
+    wide: tuple[str, ...] = ()  # names of parameters that begin so are float32, whatever the type of the others
 
     def load_layouts(self) -> Mapping[str, Layout[Any]]:
         return import_module(self.layouts).LAYOUTS  # type: ignore[no-any-return]
@@ -50,6 +51,12 @@ FAMILIES = {
         layouts="earful.models.voxtral.layouts",
         model="earful.models.voxtral.model:VoxtralRealtime",
         streams="earful.models.voxtral.stream:streams",
+    ),
+    "kyutai_stt": Family(
+        layouts="earful.models.kyutai_stt.layouts",
+        model="earful.models.kyutai_stt.model:KyutaiStt",
+        streams="earful.models.kyutai_stt.stream:streams",
+        wide=("codec.",),
     ),
     "mimi": Family(
         layouts="earful.models.mimi.layouts",
@@ -98,6 +105,8 @@ def open_checkpoint(folder: str | Path) -> tuple[str, Layout[Any], Weights]:
     folder = Path(folder)
     family, name = recognise(folder)
     layout = FAMILIES[family].load_layouts()[name]
+    if layout.open:
+        return family, layout, layout.open(folder)
     return family, layout, open_weights(folder, (layout.find and layout.find(folder)) or layout.stem)
 
 
@@ -112,13 +121,16 @@ def load_model(
     folder = Path(folder)
     family, layout, weights = open_checkpoint(folder)
     config = layout.read(folder, weights)
-    model = FAMILIES[family].build(config)
+    model, wide = FAMILIES[family].build(config), FAMILIES[family].wide
+    tables, parameters = layout.tables(config), model.state_dict()
     if dtype is None:
-        stored = {entry.dtype for entry in weights.values() if entry.dtype.is_floating_point}
+        matches = table.fitting(tables, weights, parameters).matches
+        free = [name for match in matches if not match.here[0].startswith(wide) for name in match.there]
+        stored = {weights[name].dtype for name in free if weights[name].dtype.is_floating_point}
         dtype = reduce(torch.promote_types, stored)
-    tensors = table.load(layout.tables(config), weights, model.state_dict(), device, dtype)
-    model.load_state_dict(tensors, assign=True)
-    return model.eval(), folder / layout.tokenizer if layout.tokenizer else None
+    model.load_state_dict(table.load(tables, weights, parameters, device, dtype, wide), assign=True)
+    tokenizer = layout.tokenizer(folder) if callable(layout.tokenizer) else layout.tokenizer
+    return model.eval(), folder / tokenizer if tokenizer else None
 
 
 def save_model(
@@ -141,4 +153,12 @@ def save_model(
     weights = model.state_dict()
     dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
     chosen.write(config, Path(folder), dtype, Path(tokenizer) if tokenizer else None)
-    save_weights(folder, table.save(chosen.tables(config)[0], weights), chosen.stem, max_shard_bytes)
+
+    def part(prefix: str) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of one file, or of its shards."""
+        for name, tensor in table.save(chosen.tables(config)[0], weights):
+            if prefix == next((other for other in chosen.parts if name.startswith(other)), ""):
+                yield name.removeprefix(prefix), tensor
+
+    for prefix, stem in {"": chosen.stem, **chosen.parts}.items():
+        save_weights(folder, part(prefix), stem, max_shard_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earful.checkpoint.files import MAX_SHARD_BYTES
+from earful.models.kyutai_stt.config import KyutaiSttConfig
 from earful.models.mimi.config import MIMI
+from earful.models.moshi.config import TemporalConfig
 from earful.models.voxtral.config import AudioConfig, DecoderConfig, EncoderConfig, VoxtralConfig
 from earful.models.voxtral.config_files import special_ids
 from earful.registry import FAMILIES, save_model
@@ -21,20 +24,8 @@ from earful.text.sentencepiece import SPACE, Kind, Piece, SentencePiece
 
 TINY_WORDS = ["the", "a", "one", "two", "three", "four", "five", "is", "it", "and", "dog", "fox", "été", "日本"]
 TINY_PARTS = [
-    *"abcdefghijklmnopqrstuvwxyz.,'é日本",
-    "er",
-    "ing",
-    "th",
-    "ou",
-    "qu",
-    "🙂",
-    "s,",
-    "ed",
-    "st",
-    "re",
-    "on",
-    "an",
-    "in",
+    *"abcdefghijklmnopqrstuvwxyz.,'é日本🙂",
+    *("er", "ing", "th", "ou", "qu", "s,", "ed", "st", "re", "on", "an", "in"),
 ]
 Changes = Mapping[str, Mapping[str, Any]]
 SLOTS_PER_S = 12.5
@@ -60,8 +51,11 @@ def write_tiny(
         raise ValueError(f"expected a family of {', '.join(TINY)}, got {family}")
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    model, tokenizer = TINY[family](path, seed, changes)
-    save_model(model.to(dtype), path, layout, tokenizer, max_shard_bytes)
+    with TemporaryDirectory() as scratch:
+        model, tokenizer = TINY[family](Path(scratch), seed, changes)
+        for name, part in model.named_children():
+            part.to(torch.float32 if f"{name}.".startswith(FAMILIES[family].wide) else dtype)
+        save_model(model, path, layout, tokenizer, max_shard_bytes)
     return path
 
 
@@ -150,6 +144,47 @@ def tiny_mimi(folder: Path, seed: int = 0, changes: Changes | None = None) -> tu
     return model, None
 
 
+def tiny_kyutai_stt(folder: Path, seed: int = 0, changes: Changes | None = None) -> tuple[nn.Module, Path]:
+    """A Kyutai Speech-To-Text network of 80 000 parameters in float32 with the codec of `tiny_mimi`, and its tokenizer.
+
+    changes: other sizes under the names "temporal", "codec" and "model", as in `model={"vad_heads": 4}`.
+    """
+    changes = changes or {}
+    parts = {"temporal", "codec", "model"}
+    if not parts >= changes.keys():
+        raise TypeError(
+            f"expected parts of {', '.join(sorted(parts))}, got {', '.join(sorted(changes.keys() - parts))}"
+        )
+    vocabulary = tiny_sentencepiece()
+    vocabulary.save(folder / "tokenizer.model")
+    codec: Any = tiny_mimi(folder, seed, {"codec": changes.get("codec", {})})[0]
+    temporal = TemporalConfig(
+        dim=48, layers=2, heads=4, head_dim=12, mlp_dim=60, window=20, rope_base=1e5, norm_eps=1e-8,
+        text_vocab=vocabulary.vocab, codebooks=5, audio_vocab=codec.config.codebook_size,
+    )  # fmt: skip
+    model_changes = changes.get("model", {})
+    config = KyutaiSttConfig(
+        replace(temporal, **changes.get("temporal", {})),
+        codec.config,
+        vad_heads=0,
+        vad_classes=6 if model_changes.get("vad_heads") else 0,
+        pad_id=3,
+        word_id=0,
+        delay_s=0.4,
+        prefix_s=0.0,
+    )
+    config = replace(config, **model_changes)
+    model = FAMILIES["kyutai_stt"].build(config)
+    weights = {name: tensor for name, tensor in random_weights(model, seed).items() if not name.startswith("codec.")}
+    # Silence is written often, other special ids seldom; neither text nor audio alone decides what comes next.
+    length = torch.full([config.temporal.text_vocab, 1], 2.0)
+    length[[1, 2]], length[[config.pad_id, config.word_id]] = 0.5, 3.5
+    weights["temporal.text_head.weight"] = F.normalize(weights["temporal.text_head.weight"]) * length
+    weights |= {f"codec.{name}": tensor for name, tensor in codec.state_dict().items()}
+    model.load_state_dict(weights, assign=True)
+    return model, folder / "tokenizer.model"
+
+
 def mimi_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """Seeded float32 weights for a codec on `meta`, whose audio, latents and codebooks are of order 1."""
     generator = torch.Generator().manual_seed(seed)
@@ -182,6 +217,7 @@ def random_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
 
 
 TINY: dict[str, Callable[[Path, int, Changes], tuple[nn.Module, Path | None]]] = {
+    "kyutai_stt": tiny_kyutai_stt,
     "mimi": tiny_mimi,
     "voxtral": tiny_voxtral,
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -98,7 +98,7 @@ class Stacked(Operation):
     rows: tuple[int, ...]
 
     def load(self, there: Tensors) -> Tensors:
-        return there[0][:-1].split(self.rows)
+        return list(there[0][:-1].split(self.rows))
 
     def save(self, here: Tensors) -> Tensors:
         return [torch.cat([*here, torch.zeros_like(here[0][:1])])]
@@ -182,11 +182,15 @@ class Layout(Generic[Config]):
     marker: str | None  # the file by which it is known, if there is one
     owns: Callable[[Mapping[str, Any]], bool]  # whether the marker's content is of this family
     stem: str  # of the weight files; where they may have any name, of those that are written
-    tokenizer: str | None  # its file, if it has one
+    tokenizer: str | Callable[[Path], str] | None  # its file or how it is found, if it has one
     read: Callable[[Path, Weights], Config]
     write: Callable[[Config, Path, torch.dtype, Path | None], None]  # all but the weights; last, a tokenizer to copy
     tables: Callable[[Config], Sequence[Table]]  # accepted namings of the tensors; the first one is written
     find: Callable[[Path], str | None] | None = None  # the stem of weight files that are known by their tensors
+    open: Callable[[Path], Weights] | None = None  # the weights, where they are not simply files of the stem
+    parts: Mapping[str, str] = field(
+        default_factory=dict
+    )  # names that begin so are written without that to other stems
 
 
 @dataclass(frozen=True)
@@ -204,24 +208,27 @@ def load(
     parameters: Mapping[str, Tensor],
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    wide: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
     """Read a checkpoint into tensors for `parameters`, which give names and shapes and may be on the `meta` device.
 
-    tables: namings of the same tensors; the one that fits best is taken. dtype: of floats, None as stored.
+    tables: namings of the same tensors; the one that fits best is taken. dtype: of floats, None as stored; parameters
+    whose names begin with one of `wide` are float32 all the same.
     Nothing is read until every key of the file has a row, every parameter is filled and every shape is right, else one
     `CheckpointError` lists all that is not so. One tensor at a time is in memory beside the result.
     """
     fit = fitting(tables, weights, parameters)
 
-    def placed(tensor: Tensor) -> Tensor:
-        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+    def placed(tensor: Tensor, here: str) -> Tensor:
+        kind = torch.float32 if here.startswith(wide) else dtype
+        return tensor.to(device, kind if tensor.is_floating_point() else None)
 
     filled: dict[str, Tensor] = {}
     for match in fit.matches:
-        made = match.op.load([placed(weights.read(name)) for name in match.there])
-        filled |= zip(match.here, map(placed, made), strict=True)
+        made = match.op.load([placed(weights.read(name), match.here[0]) for name in match.there])
+        filled |= {name: placed(tensor, name) for name, tensor in zip(match.here, made, strict=True)}
     for there, here in fit.copies.items():
-        if not torch.equal(placed(weights.read(there)), filled[here]):
+        if not torch.equal(placed(weights.read(there), here), filled[here]):
             raise CheckpointError(
                 f"{weights.where}: expected {there} to be a copy of the tensor for {here}, got others"
             )

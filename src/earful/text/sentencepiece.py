@@ -85,20 +85,8 @@ class SentencePiece:
         return result
 
     def save(self, path: str | Path) -> None:
-        """Write a tokenizer.json where the name ends so, else a tokenizer.model.
-
-        Raises `CheckpointError` for a vocabulary that the other kind of file cannot hold.
-        """
-        Path(path).write_bytes(self._file("json" if str(path).endswith(".json") else "model"))
-
-    def to_json(self) -> str:
-        """What a tokenizer.json of this vocabulary holds; raises like `save`."""
-        return self._file("json").decode("utf-8")
-
-    def _file(self, kind: str) -> bytes:
-        if kind not in self._files:
-            self._files[kind] = self._to_json() if kind == "json" else self._to_model()
-        return self._files[kind]
+        """Write a tokenizer.json where the name ends so, else a tokenizer.model; raises like `to_json`."""
+        Path(path).write_bytes(self.to_json() if str(path).endswith(".json") else self.to_model())
 
     @property
     def vocab(self) -> int:
@@ -133,9 +121,8 @@ class SentencePiece:
     def _processor(self) -> SentencePieceProcessor:
         from sentencepiece import SentencePieceProcessor  # most of what is done with a model needs only decoding
 
-        model = self._files.get("model") or self._to_model()
         try:
-            return SentencePieceProcessor(model_proto=model)
+            return SentencePieceProcessor(model_proto=self.to_model())
         except (RuntimeError, TypeError) as error:
             raise CheckpointError(f"{self.name}: expected a SentencePiece model, got: {_line(error)}") from error
 
@@ -145,7 +132,11 @@ class SentencePiece:
     def _byte_fallback(self) -> bool:
         return any(piece.kind == Kind.BYTE for piece in self.pieces)
 
-    def _to_model(self) -> bytes:
+    def to_model(self) -> bytes:
+        """A tokenizer.model, the one that was read if it was one."""
+        if "model" in self._files:
+            return self._files["model"]
+
         def message(numbers: Mapping[str, int], **values: protobuf.Value) -> bytes:
             return protobuf.encoded([(numbers[key], value) for key, value in values.items()])
 
@@ -157,9 +148,12 @@ class SentencePiece:
         normalizer = message(NORMALIZER, charsmap=self.charsmap, space_before=1, no_double_spaces=1, spaces_as_pieces=1)
         return protobuf.encoded([*parts, (MODEL["trainer"], trainer), (MODEL["normalizer"], normalizer)])
 
-    def _to_json(self) -> bytes:
+    def to_json(self) -> bytes:
+        """A tokenizer.json, the one that was read if it was one; raises `CheckpointError` for what it cannot say."""
         from earful.text.tokenizers import unigram_json  # imports a library that reading needs not
 
+        if "json" in self._files:
+            return self._files["json"]
         if _model_type(self._files.get("model", b"")) != UNIGRAM:
             raise CheckpointError(f"{self.name}: expected a unigram model for tokenizer.json, got another kind")
         kinds = [piece.kind for piece in self.pieces]
