@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 # name in documents -> family and layout of the tiny checkpoint in its place
-MODELS = {"mistralai/Voxtral-Mini-4B-Realtime-2602": ("voxtral", "hf")}
+MODELS = {"mistralai/Voxtral-Mini-4B-Realtime-2602": ("voxtral", "hf"), "kyutai/mimi": ("mimi", "hf")}
 LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
 
 

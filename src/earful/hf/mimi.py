@@ -45,11 +45,11 @@ class MimiModel(nn.Module):
         its old name torch_dtype: None, "auto" and float32 all mean float32, in which the codes are chosen.
         Raises `CheckpointError` for what cannot be loaded, ValueError for other devices and types.
         """
-        asked = dtype_of(torch_dtype if dtype is None else dtype)
-        if asked not in (None, torch.float32):
-            raise ValueError(f"expected a codec in float32, got {asked}")
-        core, config, _ = load_core(source, Mimi, device_map, torch.float32, None, revision)
-        return cls.holding(core, MimiConfig.from_dict(config)).eval()
+        for asked in (dtype_of(dtype), dtype_of(torch_dtype)):
+            if asked not in (None, torch.float32):
+                raise ValueError(f"expected a codec in float32, got {asked}")
+        core, config, _ = load_core(source, Mimi, device_map, dtype, torch_dtype, revision)
+        return cls.holding(core.float(), MimiConfig.from_dict(config)).eval()
 
     @classmethod
     def holding(cls, core: Mimi, config: MimiConfig) -> Self:

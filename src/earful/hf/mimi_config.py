@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from earful.checkpoint.fields import Fields, shown
-from earful.hf.config import Config, Rope
+from earful.hf.config import Config, Rope, only
 from earful.models.mimi import config as core
 from earful.models.mimi.config_hf import from_hf
 
@@ -133,4 +133,5 @@ class MimiConfig(Config):
 
     def to_core(self) -> core.MimiConfig:
         """Raises ValueError for what the network does not have."""
+        only(self, attention_dropout=0)
         return from_hf(Fields(self.to_dict(), type(self).__name__))
