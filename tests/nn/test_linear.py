@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from earful.nn.attention import Attention, View
-from earful.nn.linear import PackedLinear, pack, packs
+from earful.nn.attention import MANY, Attention, View, products
+from earful.nn.linear import OneRowLinear, PackedLinear, pack, packs
 from earful.nn.mlp import GatedMLP
 from earful.nn.rope import Rope
 
@@ -52,6 +52,39 @@ def test_attention_and_mlp_are_packed_whole(dtype, kv_heads):
         torch.testing.assert_close(packed[1](x), plain[1](x), rtol=0, atol=TOLERANCE[dtype])
     state, expected = packed[0].init_state(2, 9), plain[0].init_state(2, 9)
     assert (state.keys.shape, state.keys.dtype) == (expected.keys.shape, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16], ids=str)
+def test_one_row_is_multiplied_by_plain_weights_until_they_are_packed(dtype):
+    plain = GatedMLP(36, 52, down_bias=True).to(dtype)
+    model = copy.deepcopy(plain)
+    pack(model, one_row=True)
+    pack(model, one_row=True)
+    assert isinstance(model.gate_up, OneRowLinear)
+    assert isinstance(model.down, OneRowLinear)
+    one, many = torch.randn(1, 1, 36, dtype=dtype), torch.randn(3, 2, 36, dtype=dtype)
+    with torch.inference_mode():
+        for x in (one, many):
+            torch.testing.assert_close(model(x), plain(x), rtol=0, atol=TOLERANCE[dtype])
+            assert torch.backends.mkldnn.enabled  # for everybody else
+        pack(model)
+        assert isinstance(model.gate_up, PackedLinear)
+        assert isinstance(model.down, PackedLinear)
+        torch.testing.assert_close(model(one), plain(one), rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16], ids=str)
+def test_many_queries_on_a_ring_are_answered_by_products(dtype, monkeypatch):
+    asked = []
+    monkeypatch.setattr("earful.nn.attention.products", lambda *a: asked.append(1) or products(*a))
+    layer = Attention(32, 4, 2, 8).to(dtype)
+    x, pos = torch.randn(1, MANY, 32, dtype=dtype), torch.zeros(1, dtype=torch.int64)
+    rope = Rope.at(torch.arange(MANY)[None], 8, 1e4, dtype)
+    with torch.inference_mode():
+        expected = layer(x, rope, View.whole(MANY, 20, dtype, x.device))
+        y = layer(x, rope, View.ring(pos, MANY, 20, 20 + MANY, dtype), layer.init_state(1, 20 + MANY))
+    assert asked
+    torch.testing.assert_close(y, expected, rtol=0, atol=TOLERANCE[dtype])
 
 
 @TYPES

@@ -7,20 +7,18 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from earful.nn.linear import PackedLinear
-
 
 class GatedMLP(nn.Module):
     """down(silu(gate(x)) * up(x)). x: [..., D] -> [..., D]. Source: SwiGLU (Shazeer 2020)."""
 
-    joined: ClassVar = {"gate_up": ("gate", "up")}  # see nn/linear.py
+    joined: ClassVar = {"gate_up": ("gate", "up")}
 
     def __init__(self, dim: int, hidden: int, down_bias: bool = False) -> None:
         super().__init__()
         self.gate = nn.Linear(dim, hidden, bias=False)
         self.up = nn.Linear(dim, hidden, bias=False)
         self.down = nn.Linear(hidden, dim, bias=down_bias)
-        self.gate_up: PackedLinear | None = None
+        self.gate_up: nn.Module | None = None  # see nn/linear.py
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = (self.gate(x), self.up(x)) if self.gate_up is None else self.gate_up(x).chunk(2, dim=-1)

@@ -82,10 +82,13 @@ class VoxtralStream:
         self.chunk = CHUNK_SLOTS
         self.delay_s = audio.delay_slots * self.config.slot_s
         self.lead = self.hop  # samples of silence fed before the audio: the slot whose last mel frame hears its start
+        self._openings: dict[int, list[Tensor]] = {}  # delay in slots -> what `open` leaves in a slot
 
     @torch.inference_mode()
     def init_state(self, batch: int) -> StreamState:
         c = self.config
+        if batch > 1:
+            pack(self.model.decoder)  # it was made for one row
         weight = self.model.decoder.norm.weight
         count = torch.zeros(batch, dtype=torch.int64, device=weight.device)
         return StreamState(
@@ -109,11 +112,30 @@ class VoxtralStream:
 
     @torch.inference_mode()
     def open(self, state: StreamState, slot: int, delay_s: float | None = None) -> Memo:
-        """Begin a session in a slot that is zero: the silence before the audio is heard at once."""
+        """Begin a session in a slot that is zero: the silence before the audio has been heard."""
         delay, silent = self.delay_slots(delay_s), self.config.audio.left_slots - 1
-        state, decoder = row(state, slot), self.model.decoder
+        state = row(state, slot)
         state.delay.fill_(delay)
-        state.gains.copy_(decoder.gains(state.delay))
+        state.gains.copy_(self.model.decoder.gains(state.delay))
+        filled = self._filled(state, silent)
+        if delay not in self._openings:
+            self._hear_silence(state, silent)
+            self._openings[delay] = [leaf.clone() for leaf in filled]
+        for leaf, opening in zip(filled, self._openings[delay], strict=True):
+            leaf.copy_(opening)
+        return Memo(delay, silent)
+
+    def _filled(self, state: StreamState, slots: int) -> list[Tensor]:
+        """The parts of a zero state that the first slots fill."""
+        encoder, decoder = state.encoder, state.decoder
+        counted = [(kv, slots * self.config.downsample) for kv in encoder.layers] + [
+            (kv, slots) for kv in decoder.layers
+        ]
+        rings = [ring[:, :, :count] for kv, count in counted for ring in (kv.keys, kv.values)]
+        return [encoder.conv1.tail, encoder.conv2.tail, encoder.pos, decoder.pos, *rings]
+
+    def _hear_silence(self, state: StreamState, silent: int) -> None:
+        decoder = self.model.decoder
         for begin in range(0, silent, self.chunk):
             slots = min(self.chunk, silent - begin)
             samples = torch.zeros(1, slots * self.hop + self.before + self.after, device=state.delay.device)
@@ -122,7 +144,6 @@ class VoxtralStream:
             if begin == 0:
                 tokens[:, 0] = self.config.ids.bos
             decoder(decoder.embed(tokens) + audio, state.gains, state.decoder)
-        return Memo(delay, silent)
 
     def hear(self, state: StreamState, samples: Tensor, active: Tensor | None) -> Tensor:
         """samples: [B, slots * hop + before + after] float32 -> audio vectors [B, slots, D]."""
@@ -235,6 +256,13 @@ def streams(model: VoxtralRealtime, tokenizer: Path) -> tuple[VoxtralStream, Vox
 
     The model is one for inference from here on: see `pack`.
     """
-    pack(model)
+    decoder = model.decoder
+    if decoder.head is None:  # a layer like others
+        vocab, dim = decoder.embed.weight.shape
+        decoder.head = torch.nn.Linear(dim, vocab, bias=False, device="meta")
+        decoder.head.weight = decoder.embed.weight
+    pack(decoder, one_row=True)
+    pack(model.encoder)
+    pack(model.projector)
     tekken = Tekken.from_file(tokenizer)
     return VoxtralStream(model, tekken, Policy(stop_at_end=True)), VoxtralStream(model, tekken)
