@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from earful.hf import AutoProcessor as AutoProcessor
     from earful.hf import BatchFeature as BatchFeature
     from earful.hf import EncodecFeatureExtractor as EncodecFeatureExtractor
+    from earful.hf import KyutaiSpeechToTextConfig as KyutaiSpeechToTextConfig
+    from earful.hf import KyutaiSpeechToTextFeatureExtractor as KyutaiSpeechToTextFeatureExtractor
+    from earful.hf import KyutaiSpeechToTextForConditionalGeneration as KyutaiSpeechToTextForConditionalGeneration
+    from earful.hf import KyutaiSpeechToTextModel as KyutaiSpeechToTextModel
+    from earful.hf import KyutaiSpeechToTextProcessor as KyutaiSpeechToTextProcessor
     from earful.hf import MimiConfig as MimiConfig
     from earful.hf import MimiModel as MimiModel
     from earful.hf import TextIteratorStreamer as TextIteratorStreamer
@@ -47,6 +52,11 @@ _NAMES_OF = {
         "AutoProcessor",
         "BatchFeature",
         "EncodecFeatureExtractor",
+        "KyutaiSpeechToTextConfig",
+        "KyutaiSpeechToTextFeatureExtractor",
+        "KyutaiSpeechToTextForConditionalGeneration",
+        "KyutaiSpeechToTextModel",
+        "KyutaiSpeechToTextProcessor",
         "MimiConfig",
         "MimiModel",
         "TextIteratorStreamer",

@@ -129,8 +129,13 @@ def load_model(
         stored = {weights[name].dtype for name in free if weights[name].dtype.is_floating_point}
         dtype = reduce(torch.promote_types, stored)
     model.load_state_dict(table.load(tables, weights, parameters, device, dtype, wide), assign=True)
-    tokenizer = layout.tokenizer(folder) if callable(layout.tokenizer) else layout.tokenizer
-    return model.eval(), folder / tokenizer if tokenizer else None
+    return model.eval(), tokenizer_of(folder, layout)
+
+
+def tokenizer_of(folder: Path, layout: Layout[Any]) -> Path | None:
+    """Where a folder of this layout has its tokenizer, None where the family needs none."""
+    name = layout.tokenizer(folder) if callable(layout.tokenizer) else layout.tokenizer
+    return folder / name if name else None
 
 
 def save_model(

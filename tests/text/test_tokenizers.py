@@ -70,7 +70,7 @@ def test_saved_as_it_was_read(tokenizer, tmp_path):
     document = json.dumps(json.loads(tokenizer.document))  # another form than ours
     (tmp_path / "a.json").write_text(document, encoding="utf-8")
     JsonTokenizer.from_file(tmp_path / "a.json").save(tmp_path / "b.json")
-    assert (tmp_path / "b.json").read_text(encoding="utf-8") == document
+    assert (tmp_path / "b.json").read_bytes() == document.encode()
 
 
 def test_refusals(tmp_path):
@@ -79,7 +79,7 @@ def test_refusals(tmp_path):
         JsonTokenizer.from_file(path)
     for content, message in [
         (b'{"a": 1}', "expected a tokenizer, got: "),
-        (b"\xff", "expected UTF-8"),
+        (b"\xff", "expected a tokenizer"),
         (b"[1]", "expected a tokenizer"),
     ]:
         path.write_bytes(content)

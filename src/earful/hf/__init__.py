@@ -9,6 +9,13 @@ from earful.hf.encodec import EncodecFeatureExtractor as EncodecFeatureExtractor
 from earful.hf.encoder import VoxtralRealtimeEncoder as VoxtralRealtimeEncoder
 from earful.hf.features import BatchFeature as BatchFeature
 from earful.hf.features import VoxtralRealtimeFeatureExtractor as VoxtralRealtimeFeatureExtractor
+from earful.hf.kyutai_stt import (
+    KyutaiSpeechToTextForConditionalGeneration as KyutaiSpeechToTextForConditionalGeneration,
+)
+from earful.hf.kyutai_stt import KyutaiSpeechToTextModel as KyutaiSpeechToTextModel
+from earful.hf.kyutai_stt_config import KyutaiSpeechToTextConfig as KyutaiSpeechToTextConfig
+from earful.hf.kyutai_stt_processor import KyutaiSpeechToTextFeatureExtractor as KyutaiSpeechToTextFeatureExtractor
+from earful.hf.kyutai_stt_processor import KyutaiSpeechToTextProcessor as KyutaiSpeechToTextProcessor
 from earful.hf.mimi import MimiModel as MimiModel
 from earful.hf.mimi_config import MimiConfig as MimiConfig
 from earful.hf.processor import VoxtralRealtimeProcessor as VoxtralRealtimeProcessor

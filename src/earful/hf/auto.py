@@ -11,17 +11,26 @@ from earful.checkpoint.files import fetch
 from earful.errors import CheckpointError
 from earful.hf.encodec import EncodecFeatureExtractor
 from earful.hf.features import VoxtralRealtimeFeatureExtractor
+from earful.hf.kyutai_stt_processor import KyutaiSpeechToTextFeatureExtractor, KyutaiSpeechToTextProcessor
 from earful.hf.processor import VoxtralRealtimeProcessor
 from earful.registry import recognise
 
 Extractor = EncodecFeatureExtractor | VoxtralRealtimeFeatureExtractor
-PROCESSORS = {"voxtral": VoxtralRealtimeProcessor}
+Processor = KyutaiSpeechToTextProcessor | VoxtralRealtimeProcessor
+PROCESSORS: Mapping[str, type[Processor]] = {
+    "kyutai_stt": KyutaiSpeechToTextProcessor,
+    "voxtral": VoxtralRealtimeProcessor,
+}
 EXTRACTORS: Mapping[str, type[Extractor]] = {
+    "kyutai_stt": KyutaiSpeechToTextFeatureExtractor,
     "mimi": EncodecFeatureExtractor,
     "voxtral": VoxtralRealtimeFeatureExtractor,
 }
 # Files in which the class is named, under which key, and in which block; a processor may be saved without its model.
-PROCESSOR_NAMES = [("processor_config.json", "processor_class", None)]
+PROCESSOR_NAMES = [
+    ("processor_config.json", "processor_class", None),
+    ("preprocessor_config.json", "processor_class", None),
+]
 EXTRACTOR_NAMES = [
     ("preprocessor_config.json", "feature_extractor_type", None),
     ("processor_config.json", "feature_extractor_type", "feature_extractor"),
@@ -37,7 +46,7 @@ class AutoProcessor:
         raise TypeError("expected AutoProcessor.from_pretrained(source), got AutoProcessor()")
 
     @staticmethod
-    def from_pretrained(source: str | Path, *, revision: str | None = None) -> VoxtralRealtimeProcessor:
+    def from_pretrained(source: str | Path, *, revision: str | None = None) -> Processor:
         """Of a folder or a hub id in any known layout; raises `CheckpointError` for what cannot be read."""
         folder = fetch(source, revision)
         return named(folder, PROCESSORS, PROCESSOR_NAMES).from_pretrained(folder)

@@ -15,7 +15,7 @@ from earful.checkpoint.files import fetch, write_json
 from earful.models.voxtral.config import DecoderConfig, EncoderConfig, VoxtralConfig
 from earful.models.voxtral.config_files import rope_base_of
 from earful.models.voxtral.processor import PUBLISHED_AUDIO, PUBLISHED_IDS
-from earful.registry import open_checkpoint
+from earful.registry import FAMILIES, open_checkpoint
 
 Rope = dict[str, Any]
 ADA_DIM = 32  # of the delay's conditioning; the documents have no name for it
@@ -69,11 +69,19 @@ C = TypeVar("C", bound=Config)
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A folder's config.json or one beside it, or what that would be where the folder is in another layout."""
     if (folder / name).is_file():
-        return dict(Fields.from_file(folder / name).values)
+        values = dict(Fields.from_file(folder / name).values)
+        if not is_foreign(name, values):
+            return values
     family, layout, weights = open_checkpoint(folder)
     config = layout.read(folder, weights)
     to_hf = import_module(f"earful.models.{family}.config_hf").to_hf
     return dict(to_hf(config, torch.float32)[name])
+
+
+def is_foreign(name: str, values: dict[str, Any]) -> bool:
+    """Whether a file of this name and content is of another layout than Hugging Face's: Kyutai's have a config.json."""
+    layouts = [pair for family in FAMILIES.values() for pair in family.load_layouts().items()]
+    return any(kind != "hf" and layout.marker == name and layout.owns(values) for kind, layout in layouts)
 
 
 @dataclass

@@ -23,11 +23,11 @@ class JsonTokenizer:
     Source: the file format of the `tokenizers` library.
     """
 
-    def __init__(self, document: str, name: str = "tokenizer.json") -> None:
+    def __init__(self, document: bytes, name: str = "tokenizer.json") -> None:
         """document: the file's content; name: how a `CheckpointError` for what is not understood begins."""
         self.name, self.document = name, document
         try:
-            self._tokenizer = Tokenizer.from_str(document)
+            self._tokenizer = Tokenizer.from_buffer(document)
         except Exception as error:  # the library raises no other kind
             raise CheckpointError(f"{name}: expected a tokenizer, got: {' '.join(str(error).split())}") from error
         added = self._tokenizer.get_added_tokens_decoder()
@@ -43,14 +43,11 @@ class JsonTokenizer:
             raise CheckpointError(f"{path}: expected a readable file, got: {error.strerror}") from error
         if len(data) > MAX_FILE_BYTES:
             raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
-        try:
-            return cls(data.decode("utf-8"), str(path))
-        except UnicodeDecodeError as error:
-            raise CheckpointError(f"{path}: expected UTF-8, got: {error}") from error
+        return cls(data, str(path))
 
     def save(self, path: str | Path) -> None:
         """Write the file as it was read."""
-        Path(path).write_text(self.document, encoding="utf-8")
+        Path(path).write_bytes(self.document)
 
     @property
     def vocab(self) -> int:

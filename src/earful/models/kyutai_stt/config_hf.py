@@ -101,15 +101,9 @@ def _rope_base(fields: Fields, default: float) -> float:
 def to_hf(config: KyutaiSttConfig, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
     """The files beside weights and tokenizer, by name, as transformers 5.23 has them.
 
-    The start ids are those that the model was trained with. Raises `CheckpointError` for a model that they cannot
-    describe.
+    The start ids are those that the model was trained with. VAD heads and another word_id cannot be said.
     """
     c = config.temporal
-    if config.vad_heads or config.word_id != WORD_ID:
-        raise CheckpointError(
-            f"expected no VAD heads and word_id {WORD_ID}: the Hugging Face layout cannot say otherwise; got "
-            f"{config.vad_heads} heads and word_id {config.word_id}"
-        )
     start = {"bos_token_id": c.text_vocab, "pad_token_id": config.pad_id}
     return {
         "config.json": {
@@ -151,6 +145,11 @@ def to_hf(config: KyutaiSttConfig, dtype: torch.dtype) -> dict[str, dict[str, An
 
 def write_hf(config: KyutaiSttConfig, folder: Path, dtype: torch.dtype, tokenizer: Path | None) -> None:
     """What `to_hf` gives, and tokenizer.json from the file `tokenizer`; raises `CheckpointError` when it cannot."""
+    if config.vad_heads or config.word_id != WORD_ID:
+        raise CheckpointError(
+            f"expected no VAD heads and word_id {WORD_ID}: the Hugging Face layout cannot say otherwise; got "
+            f"{config.vad_heads} heads and word_id {config.word_id}"
+        )
     for name, document in to_hf(config, dtype).items():
         write_json(folder / name, document)
     if tokenizer:

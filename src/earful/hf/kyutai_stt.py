@@ -1,0 +1,289 @@
+"""Kyutai Speech-To-Text under the names of the documents: a core model is held, arguments are translated."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from earful.hf.arguments import caching, initialise, keys_of, require_one, require_positions
+from earful.hf.generating import Streamer, collected, length_of, sampling_of
+from earful.hf.kyutai_stt_config import KyutaiSpeechToTextConfig
+from earful.hf.loading import Device, Dtype, load_core
+from earful.hf.mimi import MimiModel
+from earful.hf.mimi import initialise as initialise_codec
+from earful.hf.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, GenerateDecoderOnlyOutput
+from earful.models.kyutai_stt.decode import frames_of, hear, with_start_id, write, writing_state
+from earful.models.kyutai_stt.model import KyutaiStt
+from earful.models.moshi.model import Temporal, TemporalState
+from earful.nn.passes import CHUNK, Ask, next_token_loss, run
+from earful.registry import save_model
+
+
+class KyutaiSpeechToTextModel(nn.Module):
+    """The language model without its head. Raises ValueError for a configuration that the network does not have."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, config: KyutaiSpeechToTextConfig) -> None:
+        super().__init__()
+        self.core, self.config = Temporal(config.to_temporal()), config
+        initialise(self.core, config.initializer_range)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        device_map: Device = None,
+        dtype: Dtype = None,
+        torch_dtype: Dtype = None,
+        revision: str | None = None,
+    ) -> Self:
+        """The part of a whole model; arguments and errors as of `KyutaiSpeechToTextForConditionalGeneration`'s."""
+        whole, values, _ = load_core(source, KyutaiStt, device_map, dtype, torch_dtype, revision)
+        return cls.holding(whole.temporal, KyutaiSpeechToTextConfig.from_dict(values)).eval()
+
+    @classmethod
+    def holding(cls, core: Temporal, config: KyutaiSpeechToTextConfig) -> Self:
+        """Over a network that is there already."""
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model.core, model.config, model.training = core, config, core.training
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        return self.core.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.core.norm.weight.dtype
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """input_ids [B, T, 1 + codebooks] to their summed embeddings [B, T, D]; raises ValueError for another shape."""
+        columns = 1 + self.config.num_codebooks
+        if input_ids.ndim != 3 or input_ids.shape[2] != columns:
+            raise ValueError(f"expected input_ids of shape [B, T, {columns}], got {list(input_ids.shape)}")
+        return self.core.embed(core_ids(input_ids, self.config).transpose(1, 2))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: TemporalState | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        cache_position: Tensor | None = None,
+    ) -> BaseModelOutputWithPast | tuple[object, ...]:
+        """input_ids [B, T, 1 + codebooks], text first, or their embeddings [B, T, D], to hidden states [B, T, D].
+
+        -1, or config.audio_pad_token_id, stands for nothing. past_key_values: a state that an earlier call returned; it
+        is moved on in place. attention_mask [B, S]: 0 for positions, from the start of the stream, that are not to be
+        looked at. Every position sees config.sliding_window positions, with and without a cache.
+        Raises ValueError for both inputs or neither, and for masks, positions and states that do not fit them.
+        """
+        require_one(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        config = self.config
+        hidden_too = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        weights_too = config.output_attentions if output_attentions is None else output_attentions
+        x = inputs_embeds if input_ids is None else self.embed(input_ids)
+        assert x is not None
+        state = past_key_values
+        if state is None and caching(use_cache, config.use_cache, weights_too):
+            state = writing_state(self.core, len(x), CHUNK)
+        require_positions(cache_position, state, x.shape[1])
+        ask = Ask(position_ids, keys_of(attention_mask, state, x.shape[1]), hidden_too, weights_too)
+        passed = run(self.core, x, state, ask=ask)
+        output = BaseModelOutputWithPast(
+            passed.last,
+            state,
+            passed.hidden if hidden_too else None,
+            passed.attentions if weights_too else None,
+        )
+        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+
+class KyutaiSpeechToTextForConditionalGeneration(nn.Module):
+    """Transcribes audio that the processor made. Raises ValueError for a configuration that the network has not."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, config: KyutaiSpeechToTextConfig) -> None:
+        super().__init__()
+        self._hold(KyutaiStt(config.to_core()), config)
+        initialise(self.core.temporal, config.initializer_range)
+        initialise_codec(self.core.codec, config.codec_config)
+
+    def _hold(self, core: KyutaiStt, config: KyutaiSpeechToTextConfig, tokenizer: Path | None = None) -> None:
+        self.core, self.config, self.tokenizer_file = core, config, tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        device_map: Device = None,
+        dtype: Dtype = None,
+        torch_dtype: Dtype = None,
+        revision: str | None = None,
+    ) -> Self:
+        """A model of a folder or a hub id in any known layout, ready to run.
+
+        device_map: one device for all of it, "auto" for the accelerator if there is one, None for the CPU. dtype, or by
+        its old name torch_dtype: a type or its name, None or "auto" for that of the stored weights; the codec stays in
+        float32. Raises `CheckpointError` for what cannot be loaded, ValueError for other devices and types.
+        """
+        core, values, tokenizer = load_core(source, KyutaiStt, device_map, dtype, torch_dtype, revision)
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model._hold(core, KyutaiSpeechToTextConfig.from_dict(values), tokenizer)
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model, and the tokenizer file that it was loaded with, as Hugging Face's files.
+
+        A model that was made from a configuration has none: `processor.save_pretrained` writes one, and without it the
+        folder cannot be loaded again. Raises `CheckpointError` when it cannot write.
+        """
+        save_model(self.core, folder, "hf", self.tokenizer_file)
+
+    @property
+    def device(self) -> torch.device:
+        return self.core.temporal.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.core.temporal.norm.weight.dtype
+
+    @property
+    def model(self) -> KyutaiSpeechToTextModel:
+        """The language model alone; it shares its weights with this model."""
+        return KyutaiSpeechToTextModel.holding(self.core.temporal, self.config)
+
+    @property
+    def codec_model(self) -> MimiModel:
+        """The codec alone; it shares its weights with this model."""
+        return MimiModel.holding(self.core.codec, self.config.codec_config)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: TemporalState | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        cache_position: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        *,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutputWithPast | tuple[object, ...]:
+        """Logits [B, T, V] in float32 of ids [B, T, 1 + codebooks], text first, or of their embeddings [B, T, D].
+
+        The last of the V columns is the start id's, always 0. labels [B, T], -100 where nothing is asked: gives the
+        loss of each from the logits before it. logits_to_keep: so many of the last positions, 0 for all, or which ones.
+        Otherwise as `KyutaiSpeechToTextModel`, and so are the errors.
+        """
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            output_attentions,
+            output_hidden_states,
+            return_dict=True,
+            cache_position=cache_position,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = with_start_id(self.core.temporal.logits(outputs.last_hidden_state[:, kept]))
+        output = CausalLMOutputWithPast(
+            None if labels is None else next_token_loss(logits, labels),
+            logits,
+            outputs.past_key_values,
+            outputs.hidden_states,
+            outputs.attentions,
+        )
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def generate(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        input_values: Tensor,
+        padding_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: TemporalState | None = None,
+        max_new_tokens: int | None = None,
+        max_length: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        eos_token_id: int | Collection[int] | None = None,
+        pad_token_id: int | None = None,
+        streamer: Streamer | None = None,
+        return_dict_in_generate: bool = False,
+    ) -> Tensor | GenerateDecoderOnlyOutput:
+        """The prompt and what is written behind it [B, 1 + frames], one id for each frame of the audio.
+
+        input_values [B, 1, N]: audio with the silences around it; what is less than a frame at its end is not heard.
+        padding_mask [B, N]: 1 for the audio itself, by which each row ends when its own audio and silence do; from
+        there on it is filled with pad_token_id. input_ids [B, L]: a prompt, None for the start id alone.
+        past_key_values: a state that has taken in some of the prompt, as in the output with return_dict_in_generate; it
+        is moved on. max_new_tokens, max_length: fewer ids. eos_token_id: ids that end a row; there are none by default.
+        do_sample: draw at random, by default with a temperature of 1 from the 50 likeliest. streamer: gets the prompt
+        and then each id.
+        Raises ValueError for inputs that do not fit each other and for an attention_mask with zeros.
+        """
+        if attention_mask is not None and not attention_mask.all():
+            raise ValueError("expected an attention_mask of ones, got zeros: all rows have the same prompt")
+        config, temporal, rows = self.config, self.core.temporal, len(input_values)
+        start_text, start_code = config.start_ids
+        prompt = torch.full((rows, 1), start_text, device=self.device) if input_ids is None else input_ids
+        frames = input_values.shape[-1] // config.frame_size
+        length = length_of(prompt.shape[1], frames + 1, max_new_tokens, max_length)
+        assert length is not None
+        sampling = sampling_of(do_sample, temperature, top_k, top_p)
+        ends = config.eos_token_id if eos_token_id is None else eos_token_id
+        filler = config.pad_token_id if pad_token_id is None else pad_token_id
+        state = past_key_values
+        if state is None:
+            state = writing_state(temporal, rows, prompt.shape[1], None if return_dict_in_generate else length)
+        with torch.no_grad():
+            written = write(
+                temporal,
+                core_ids(prompt[..., None], config)[..., 0],
+                hear(self.core.codec, input_values.float(), config.num_codebooks),
+                torch.full((config.num_codebooks,), start_code, device=self.device),
+                state,
+                sampling,
+                () if ends is None else {ends} if isinstance(ends, int) else ends,
+                0 if filler is None else filler,
+                None if padding_mask is None else 1 + frames_of(padding_mask, config.frame_size),
+            )
+            ids = collected(prompt, islice(written, length - prompt.shape[1]), streamer)
+        return GenerateDecoderOnlyOutput(ids, state) if return_dict_in_generate else ids
+
+
+def core_ids(ids: Tensor, config: KyutaiSpeechToTextConfig) -> Tensor:
+    """The documents' ids [B, T, C], text first, as the core has them: -1 for nothing, and the start id for the one
+    that the config calls so, which in published files is no text id."""
+    ids = ids.masked_fill(ids == config.audio_pad_token_id, -1) if config.audio_pad_token_id is not None else ids
+    if config.bos_token_id is None:
+        return ids
+    text = ids[..., :1].masked_fill(ids[..., :1] == config.bos_token_id, config.start_ids[0])
+    return torch.cat([text, ids[..., 1:]], dim=-1)
