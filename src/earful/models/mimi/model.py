@@ -249,16 +249,16 @@ class Mimi(nn.Module):
     def latents(self, samples: Tensor, state: EncodeState | None = None, active: Tensor | None = None) -> Tensor:
         """What the codes stand for. samples: [B, channels, N] -> [B, D, T], T frames.
 
-        Offline zeros fill up the last frame; with a state N must be of whole frames, else ValueError.
+        Offline zeros fill up the last frame; with a state N must be of whole frames. Raises ValueError for other lengths.
         """
         self._require("encode", self.config.encodes)
-        if state is None:
-            samples = F.pad(samples, (0, -samples.shape[-1] % self.config.frame_samples))
-        elif samples.shape[-1] % self.config.frame_samples or not samples.shape[-1]:
-            raise ValueError(
-                f"expected a multiple of {self.config.frame_samples} samples, a frame, got {samples.shape[-1]}"
-            )
-        x = self.encoder(samples, state.encoder if state else None, active)
+        frame, length = self.config.frame_samples, samples.shape[-1]
+        if not length or (state and length % frame):
+            raise ValueError(f"expected {f'a multiple of {frame}' if state else 'some'} samples, got {length}")
+        if state:
+            self._fits(state.transformer, length // frame)
+        x = F.pad(samples, (0, -length % frame))
+        x = self.encoder(x, state.encoder if state else None, active)
         x = self.encoder_transformer(x, state.transformer if state else None, active)
         return self.downsample(x, state.downsample if state else None, active)  # type: ignore[no-any-return]
 
@@ -290,10 +290,20 @@ class Mimi(nn.Module):
         """
         self._require("decode", self.config.decodes)
         self.codebooks_of(codes.shape[1])
+        if not codes.shape[2]:
+            raise ValueError("expected some frames, got 0")
+        if state:
+            self._fits(state.transformer, codes.shape[2])
         x = self.quantizer.decode(codes).transpose(1, 2)  # [B, D, T]
         x = self.upsample(x, state.upsample if state else None, active)
         x = self.decoder_transformer(x, state.transformer if state else None, active)
         return self.decoder(x, state.decoder if state else None, active)  # type: ignore[no-any-return]
+
+    def _fits(self, state: TransformerState, frames: int) -> None:
+        """Refuse a call before it has changed anything."""
+        most = (state.layers[0].keys.shape[2] - self.config.window + 1) // STEPS_PER_FRAME
+        if frames > most:
+            raise ValueError(f"expected at most {most} frames in a call, as the state was made for, got {frames}")
 
     def _require(self, verb: str, has: bool) -> None:
         if not has:
