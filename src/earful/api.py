@@ -59,12 +59,13 @@ class SpeechModel:
         """How long after a word's end it is written where nothing else is chosen; None where there is no choice."""
         return self._live.delay_s
 
-    def stream(self, *, delay_s: float | None = None) -> Session:
+    def stream(self, *, delay_s: float | None = None, **options: Any) -> Session:
         """Open a live session. delay_s: how long after a word's end it is written, where the model lets one choose.
 
-        Raises ValueError for a delay that the model does not have.
+        options: what else the family lets a session choose, see `open` in its stream.py.
+        Raises ValueError for a delay that the model does not have, and TypeError for an option.
         """
-        return Session(Engine(self._live, 1), delay_s=delay_s)
+        return Session(Engine(self._live, 1), delay_s=delay_s, **options)
 
     def engine(self, slots: int) -> Engine:
         """An engine for several live sessions: `Session(engine)` takes a slot of it."""

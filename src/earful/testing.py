@@ -176,9 +176,10 @@ def tiny_kyutai_stt(folder: Path, seed: int = 0, changes: Changes | None = None)
     config = replace(config, **model_changes)
     model = FAMILIES["kyutai_stt"].build(config)
     weights = {name: tensor for name, tensor in random_weights(model, seed).items() if not name.startswith("codec.")}
-    # Silence is written often, other special ids seldom; neither text nor audio alone decides what comes next.
-    length = torch.full([config.temporal.text_vocab, 1], 2.0)
-    length[[1, 2]], length[[config.pad_id, config.word_id]] = 0.5, 3.5
+    # Silence is written often, other special ids and single bytes seldom.
+    length = torch.full([config.temporal.text_vocab, 1], 2.5)
+    length[: len(vocabulary.pieces) - len(TINY_WORDS) - len(TINY_PARTS)] = 1.2
+    length[[config.pad_id, config.word_id]] = 3.5
     weights["temporal.text_head.weight"] = F.normalize(weights["temporal.text_head.weight"]) * length
     weights |= {f"codec.{name}": tensor for name, tensor in codec.state_dict().items()}
     model.load_state_dict(weights, assign=True)

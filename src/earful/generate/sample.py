@@ -47,3 +47,23 @@ def choose(logits: Tensor, how: Sampling = GREEDY, generator: torch.Generator | 
         unlikely[:, -1] = False
         logits = logits.masked_fill(unlikely.scatter(-1, order, unlikely), float("-inf"))
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+
+def noise(seed: Tensor, position: Tensor, vocab: int) -> Tensor:
+    """Gumbel noise that depends on nothing but a stream's seed and its position: [B] int64 each -> float32 [B, vocab].
+
+    The likeliest of logits + temperature * noise is drawn from softmax(logits / temperature), whatever else is in the
+    batch. Source: Steele et al. 2014 for the mixing of bits (SplitMix64).
+    """
+    index = torch.arange(vocab, device=seed.device)
+    bits = _mixed(_mixed(_mixed(seed)[:, None] + position[:, None]) + index)  # [B, vocab]
+    uniform = ((bits >> 12 & (1 << 52) - 1).double() + 0.5) * 2.0**-52  # above 0 and below 1
+    return -(-uniform.log()).log().float()
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    """64 bits as different from those of a neighbour as chance would have them; products wrap around."""
+    bits = bits + -0x61C8864680B583EB
+    bits = (bits ^ (bits >> 30 & (1 << 34) - 1)) * -0x40A7B892E31B1A47
+    bits = (bits ^ (bits >> 27 & (1 << 37) - 1)) * -0x6B2FB644ECCEEE15
+    return bits ^ (bits >> 31 & (1 << 33) - 1)
