@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from earful.audio import io as audio_io
 from earful.audio.io import Limits, duration_hint, open_audio, read_audio, write_wav
 from earful.errors import AudioError
+from tests.helpers import full_disk
 
 # How each kind of file is made: codec, rate, layout, container, options.
 KINDS = {
@@ -514,18 +515,12 @@ def test_a_wav_is_rounded_and_clipped(tmp_path):
     assert samples.tolist() == [32767, 32767, -32768, -32768, 1, 0]
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file(tmp_path):
     path = tmp_path / "out.wav"
     write_wav(path, np.ones(10, np.float32), 16_000)
     old = path.read_bytes()
 
-    def full(self, data):
-        with self.open("wb") as file:
-            file.write(bytes(data)[:20])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(AudioError, match=r"out.wav: expected to write a WAV file, got No space left on device"):
+    with full_disk(100), pytest.raises(AudioError, match=r"out.wav: expected to write a WAV file, got File too large"):
         write_wav(path, np.zeros(100, np.float32), 16_000)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import tempfile
-import wave
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +15,10 @@ import av
 import numpy as np
 from av.container import InputContainer
 
-from earful.audio.frames import Samples, as_samples
+from earful.audio.frames import Samples
 from earful.audio.resample import Resampler
+from earful.audio.wav import MAX_RATE_HZ, MIN_RATE_HZ, UNKNOWN_SIZE
+from earful.audio.wav import write_wav as write_wav
 from earful.errors import AudioError
 
 Source = str | Path | BinaryIO
@@ -35,7 +35,6 @@ FORMATS = {  # sample format: type, value of silence, value of full scale
     "dbl": (np.float64, 0, 1),
 }
 QUICKTIME = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # the first box of an MP4 or MOV file
-UNKNOWN_SIZE = 0x7FFF0000  # a RIFF size from here on means that the writer could not know it
 SLACK_S = 0.5  # headers round, and codecs pad: only what is shorter than promised by more has been cut
 
 
@@ -45,8 +44,8 @@ class Limits:
 
     max_s: float | None = None  # seconds of audio
     max_bytes: int | None = None  # decoded samples of all channels, in the codec's own format
-    min_rate_hz: int = 4_000
-    max_rate_hz: int = 384_000
+    min_rate_hz: int = MIN_RATE_HZ
+    max_rate_hz: int = MAX_RATE_HZ
     max_channels: int = 8
 
 
@@ -110,34 +109,6 @@ def duration_hint(source: Source) -> float | None:
     finally:
         if not isinstance(source, str | Path):
             source.seek(0)
-
-
-def write_wav(path: str | Path, samples: Samples, rate_hz: int) -> None:
-    """Write mono samples as a 16-bit WAV file: the nearest of 65536 levels, clipped; whole or not at all.
-
-    samples: float32 [N], full scale at 1
-    Raises AudioError where the samples are not mono float, or the file cannot be written.
-    """
-    if not NO_LIMITS.min_rate_hz <= rate_hz <= NO_LIMITS.max_rate_hz:
-        raise AudioError(f"{path}: expected a rate of 4000 to 384000 Hz, got {rate_hz} Hz")
-    levels = np.minimum(np.rint(np.clip(as_samples(samples), -1, 1) * 32768), 32767).astype("<i2")
-    if levels.nbytes > UNKNOWN_SIZE:
-        raise AudioError(f"{path}: expected at most {UNKNOWN_SIZE} bytes of samples, got {levels.nbytes}")
-    content = io.BytesIO()
-    with wave.open(content, "wb") as file:
-        file.setparams((1, 2, rate_hz, len(levels), "NONE", ""))
-        file.writeframesraw(levels.tobytes())
-    part = target = Path(path)
-    try:
-        if target.is_file() or not target.exists():  # a device or a pipe is written to, not replaced
-            part = target.with_name(f".{target.name}.part")
-        part.write_bytes(content.getbuffer())
-        part.replace(target)
-    except OSError as error:
-        raise AudioError(f"{path}: expected to write a WAV file, got {_reason(error)}") from None
-    finally:
-        if part != target:
-            part.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,107 @@
+"""WAV files written block by block; what `write_wav` makes of samples stands in test_io.py."""
+
+import os
+import struct
+import threading
+import wave
+
+import numpy as np
+import pytest
+
+from earful.audio import wav
+from earful.audio.io import read_audio
+from earful.audio.wav import write_wav, writing_wav
+from earful.errors import AudioError
+from tests.helpers import full_disk
+
+SAMPLES = np.random.default_rng(0).uniform(-0.9, 0.9, 3_000).astype(np.float32)
+BLOCKS = np.split(SAMPLES, [0, 1, 1_000, 1_001])
+
+
+def write_blocks(target, promised=None, blocks=BLOCKS):
+    with writing_wav(target, 16_000, promised) as write:
+        for block in blocks:
+            write(block)
+
+
+@pytest.mark.parametrize("promised", [None, 3_000, 5_000])
+def test_blocks_make_the_same_file_as_the_whole(tmp_path, promised):
+    write_wav(tmp_path / "whole.wav", SAMPLES, 16_000)
+    write_blocks(tmp_path / "blocks.wav", promised)
+    assert (tmp_path / "blocks.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
+    with wave.open(str(tmp_path / "whole.wav")) as file:
+        assert file.getparams()[:4] == (1, 2, 16_000, 3_000)
+
+
+def through_a_pipe(promised, blocks=BLOCKS):
+    reader, writer = os.pipe()
+    got = []
+    with open(reader, "rb") as source:
+        thread = threading.Thread(target=lambda: got.append(source.read()))
+        thread.start()
+        with open(writer, "wb") as target:
+            write_blocks(target, promised, blocks)
+            assert not target.closed
+        thread.join()
+    return got[0]
+
+
+@pytest.mark.parametrize("promised, size", [(None, 0xFFFFFFFF), (3_000, 6_000)])
+def test_a_pipe_is_told_what_is_known(tmp_path, promised, size):
+    content = through_a_pipe(promised)
+    write_wav(tmp_path / "whole.wav", SAMPLES, 16_000)
+    assert struct.unpack("<I", content[40:44]) == (size,)
+    assert content[44:] == (tmp_path / "whole.wav").read_bytes()[44:]
+    (tmp_path / "piped.wav").write_bytes(content)
+    np.testing.assert_array_equal(
+        read_audio(tmp_path / "piped.wav", 16_000), read_audio(tmp_path / "whole.wav", 16_000)
+    )
+
+
+def test_more_than_a_header_can_say_is_of_unknown_length(tmp_path, monkeypatch):
+    monkeypatch.setattr(wav, "UNKNOWN_SIZE", 5_000)
+    path = tmp_path / "long.wav"
+    write_blocks(path)
+    assert struct.unpack("<I", path.read_bytes()[40:44]) == (0xFFFFFFFF,)
+    assert len(read_audio(path, 16_000)) == 3_000
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, AudioError])
+def test_what_is_not_ended_leaves_the_old_file(tmp_path, kind):
+    path = tmp_path / "out.wav"
+    write_wav(path, SAMPLES[:5], 16_000)
+    old = path.read_bytes()
+
+    def blocks():
+        yield SAMPLES
+        raise kind("stopped")
+
+    with pytest.raises(kind, match="stopped"):
+        write_blocks(path, blocks=blocks())
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_up_later(tmp_path):
+    path = tmp_path / "out.wav"
+    with (
+        full_disk(50_000),
+        pytest.raises(AudioError, match=r"out.wav: expected to write a WAV file, got File too large"),
+    ):
+        write_blocks(path, blocks=[SAMPLES] * 20)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_leaves(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with pytest.raises(BrokenPipeError), open(writer, "wb", buffering=0) as target:
+        write_blocks(target)
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(AudioError, match="expected a rate of 4000 to 384000 Hz, got 3999 Hz"), writing_wav("a", 3_999):
+        pass
+    with pytest.raises(AudioError, match="expected finite samples, got nan"):
+        write_blocks(tmp_path / "a.wav", blocks=[SAMPLES, np.array([np.nan], np.float32)])
+    assert list(tmp_path.iterdir()) == []
