@@ -7,7 +7,21 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from earful.checkpoint.files import open_weights, save_weights
-from earful.checkpoint.table import Copy, Drop, Operation, RopePairs, Same, load, row, save
+from earful.checkpoint.table import (
+    SAME,
+    Codebook,
+    Copy,
+    Drop,
+    Identity,
+    Operation,
+    Pointwise,
+    RopePairs,
+    Same,
+    Split,
+    load,
+    row,
+    save,
+)
 from earful.errors import CheckpointError
 
 
@@ -212,3 +226,44 @@ def test_a_name_in_the_file_with_two_rows(tmp_path):
     save_weights(tmp_path, [("a", torch.zeros(1))])
     with pytest.raises(AssertionError, match="two rows for a"):
         load([twice], open_weights(tmp_path), {"b": torch.zeros(1), "c": torch.zeros(1)})
+
+
+def test_split_gives_each_part_an_operation_of_its_own():
+    op = Split((RopePairs(2), SAME, RopePairs(1)))
+    whole = torch.randn(24, 3)
+    parts = op.load([whole])
+    assert torch.equal(parts[0], RopePairs(2).load([whole[:8]])[0])
+    assert torch.equal(parts[1], whole[8:16])
+    assert torch.equal(parts[2], RopePairs(1).load([whole[16:]])[0])
+    assert torch.equal(op.save(parts)[0], whole)
+
+
+def test_pointwise_is_a_matrix_here():
+    matrix = torch.randn(3, 2)
+    assert torch.equal(Pointwise().save([matrix])[0], matrix[:, :, None])
+    assert torch.equal(Pointwise().load([matrix[:, :, None]])[0], matrix)
+
+
+def test_vectors_of_a_codebook_are_sums_over_usage():
+    usage, sums = torch.tensor([2.0, 0.0, 5.0]), torch.tensor([[4.0, 6.0], [3e-5, 0.0], [10.0, -5.0]])
+    vectors, kept = Codebook().load([torch.ones(1), usage, sums])
+    torch.testing.assert_close(vectors, torch.tensor([[2.0, 3.0], [3.0, 0.0], [2.0, -1.0]]))
+    flag, usage_again, sums_again = Codebook().save([vectors, kept])
+    assert flag.tolist() == [1.0]
+    assert torch.equal(usage_again, usage)
+    torch.testing.assert_close(sums_again, sums)
+
+
+def test_identity_is_made_and_only_that_is_left_out(tmp_path):
+    table = [row("w", "weight"), row((), "project", Identity(3))]
+    held = {"weight": torch.randn(2, 3), "project": torch.eye(3)}
+    assert [name for name, _ in save(table, held)] == ["w"]
+    save_weights(tmp_path, save(table, held))
+    on_meta = {name: tensor.to("meta") for name, tensor in held.items()}
+    assert equal(load([table], open_weights(tmp_path), on_meta), held)
+    half = load([table], open_weights(tmp_path), on_meta, dtype=torch.bfloat16)
+    assert {tensor.dtype for tensor in half.values()} == {torch.bfloat16}
+    with pytest.raises(
+        CheckpointError, match="expected the identity, which this layout leaves out, got another matrix"
+    ):
+        dict(save(table, held | {"project": 2 * torch.eye(3)}))

@@ -1,10 +1,11 @@
-"""The causal convolution: the law, and that it is a convolution of the past alone."""
+"""The causal convolutions: the law, and that each is a convolution of the past alone."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from earful.nn.conv import CausalConv1d
+from earful.nn.conv import CausalConv1d, CausalConvTranspose1d, ReplicateConv1d
+from earful.nn.state import leaves, reset
 from tests.helpers import assert_streams_like_offline
 
 SHAPES = [(1, 1), (3, 1), (7, 1), (2, 2), (3, 2), (4, 2), (16, 8)]
@@ -29,7 +30,73 @@ def test_conv_is_a_plain_one_behind_zeros(kernel, stride):
 
 
 def test_a_broken_stride_is_refused():
-    layer = CausalConv1d(3, 5, 4, 2)
-    for state in (None, layer.init_state(1)):
-        with pytest.raises(ValueError, match="expected a multiple of 2 steps, got 5"):
-            layer(torch.zeros(1, 3, 5), state)
+    for layer in (CausalConv1d(3, 5, 4, 2), ReplicateConv1d(3, 5, 4, 2)):
+        for state in (None, layer.init_state(1)):
+            with pytest.raises(ValueError, match="expected a multiple of 2 steps, got 5"):
+                layer(torch.zeros(1, 3, 5), state)
+
+
+@pytest.mark.parametrize("kernel, dilation", [(3, 2), (3, 4), (2, 3), (5, 2), (1, 3)])
+def test_dilated_conv_reaches_further_back(kernel, dilation):
+    layer = CausalConv1d(3, 5, kernel, dilation=dilation)
+    assert_streams_like_offline(layer, channels=3, past=30)
+    x = torch.randn(2, 3, 20)
+    expected = F.conv1d(F.pad(x, ((kernel - 1) * dilation, 0)), layer.conv.weight, layer.conv.bias, dilation=dilation)
+    torch.testing.assert_close(layer(x), expected)
+
+
+REPLICATE = [(2, 1), (4, 2), (5, 2), (9, 3), (2, 2)]
+
+
+@pytest.mark.parametrize("kernel, stride", REPLICATE)
+def test_replicating_conv_streams_like_offline(kernel, stride):
+    assert_streams_like_offline(ReplicateConv1d(3, 5, kernel, stride), channels=3, hop=stride, past=30)
+
+
+@pytest.mark.parametrize("kernel, stride", REPLICATE)
+def test_replicating_conv_is_a_plain_one_behind_copies_of_the_first_step(kernel, stride):
+    layer = ReplicateConv1d(3, 5, kernel, stride)
+    x = torch.randn(2, 3, 6 * stride)
+    padded = F.pad(x, (kernel - stride, 0), mode="replicate")
+    torch.testing.assert_close(layer(x), F.conv1d(padded, layer.conv.weight, layer.conv.bias, stride))
+
+
+@torch.inference_mode()
+def test_each_stream_is_preceded_by_its_own_first_step():
+    """Also one that begins later than its neighbours, in a call of its own length, and one that is reset."""
+    layer, x = ReplicateConv1d(2, 4, 4, 2), torch.randn(3, 2, 8)
+    state = layer.init_state(3)
+    first = layer(x[..., :2], state, torch.tensor([True, False, True]))
+    torch.testing.assert_close(first[[0, 2]], layer(x[[0, 2], :, :2]))
+    reset(state, [2])
+    second = layer(x[..., 2:], state)
+    torch.testing.assert_close(second[:1], layer(x[:1])[..., 1:])
+    torch.testing.assert_close(second[1:], layer(x[1:, :, 2:]))
+
+
+TRANSPOSED = [(1, 1), (2, 2), (4, 2), (16, 8), (5, 2), (7, 2), (3, 1)]
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kernel, stride", TRANSPOSED)
+def test_transposed_conv_streams_like_offline(kernel, stride, bias, groups):
+    layer = CausalConvTranspose1d(3, 6, kernel, stride, bias, groups)
+    assert_streams_like_offline(layer, channels=3, past=30 * stride)
+
+
+@pytest.mark.parametrize("kernel, stride", TRANSPOSED)
+def test_transposed_conv_is_its_sum(kernel, stride):
+    layer = CausalConvTranspose1d(3, 5, kernel, stride)
+    x = torch.randn(2, 3, 6)
+    y = layer.conv.bias[:, None].repeat(2, 1, 6 * stride)
+    for t in range(6):
+        for k in range(kernel):
+            if t * stride + k < 6 * stride:
+                y[..., t * stride + k] += torch.einsum("io,bi->bo", layer.conv.weight[..., k], x[..., t])
+    torch.testing.assert_close(layer(x), y)
+
+
+def test_a_fresh_state_is_zeros():
+    for layer in (CausalConv1d(3, 5, 3), ReplicateConv1d(3, 5, 4, 2), CausalConvTranspose1d(3, 5, 4, 2)):
+        assert not any(leaf.any() for leaf in leaves(layer.init_state(2)))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from earful.nn.norm import RMSNorm
+from earful.nn.norm import LayerScale, RMSNorm
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e4])
@@ -23,3 +23,10 @@ def test_norm_is_its_formula(scale, dtype, rtol):
 def test_statistics_of_large_half_precision_values_do_not_overflow():
     y = RMSNorm(8, eps=1e-5).half()(torch.full([1, 8], 60_000.0, dtype=torch.float16))
     torch.testing.assert_close(y, torch.ones_like(y))
+
+
+def test_layer_scale_is_a_factor_for_each_channel():
+    layer = LayerScale(3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([1.0, 0.0, -2.0]))
+    torch.testing.assert_close(layer(torch.ones(2, 4, 3))[1, 2], torch.tensor([1.0, 0.0, -2.0]))

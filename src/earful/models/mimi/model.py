@@ -249,7 +249,7 @@ class Mimi(nn.Module):
     def latents(self, samples: Tensor, state: EncodeState | None = None, active: Tensor | None = None) -> Tensor:
         """What the codes stand for. samples: [B, channels, N] -> [B, D, T], T frames.
 
-        Offline zeros fill up the last frame; with a state N must be of whole frames. Raises ValueError for other lengths.
+        Offline zeros fill up the last frame. With a state N must be of whole frames, else ValueError; so too for N = 0.
         """
         self._require("encode", self.config.encodes)
         frame, length = self.config.frame_samples, samples.shape[-1]
