@@ -160,7 +160,7 @@ def tiny_kyutai_stt(folder: Path, seed: int = 0, changes: Changes | None = None)
     codec: Any = tiny_mimi(folder, seed, {"codec": changes.get("codec", {})})[0]
     temporal = TemporalConfig(
         dim=48, layers=2, heads=4, head_dim=12, mlp_dim=60, window=20, rope_base=1e5, norm_eps=1e-8,
-        text_vocab=vocabulary.vocab, codebooks=5, audio_vocab=codec.config.codebook_size,
+        text_vocab=vocabulary.vocab, codebooks=codec.config.codebooks, audio_vocab=codec.config.codebook_size,
     )  # fmt: skip
     model_changes = changes.get("model", {})
     config = KyutaiSttConfig(
