@@ -1,17 +1,21 @@
-"""Moshi's transformer over time: one text id and one frame of audio codes go in, logits of the next text id come out.
+"""Moshi: a transformer over time writes text, and one over the codes of a frame speaks.
 
-x[p] = embedding of the text id + sum of the embeddings of the frame's codes.
+Over time x[p] = embedding of the text id + sum of the embeddings of the frame's codes; over the codes of one frame
+x[k] = projection of what the first one made of the frame + embedding of the id before: the text, then code k - 1.
 Source: Moshi (Défossez et al. 2024), section 3.4; the sizes are those of the checkpoints.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from earful.models.moshi.config import TemporalConfig
+from earful.models.mimi.model import Mimi
+from earful.models.moshi.config import DepthConfig, MoshiConfig, TemporalConfig
 from earful.nn.attention import KV, Attention, View
 from earful.nn.mlp import GatedMLP
 from earful.nn.norm import RMSNorm
@@ -89,3 +93,124 @@ class Temporal(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., text_vocab] float32. The initial id has no logit: it can never be chosen."""
         return self.text_head(hidden).float()  # type: ignore[no-any-return]
+
+
+class DepthAttention(nn.Module):
+    """Attention to the codes before, in the order in which they are made, and nothing else tells it the order."""
+
+    def __init__(self, c: DepthConfig) -> None:
+        super().__init__()
+        self.heads = c.heads
+        width = c.heads * c.head_dim
+        self.q, self.k, self.v = (nn.Linear(c.dim, width, bias=False) for _ in range(3))
+        self.o = nn.Linear(width, c.dim, bias=False)
+
+    def forward(self, x: Tensor, kv: list[Tensor]) -> Tensor:
+        """x: [N, D] -> [N, D]; kv: [N, H, 2, K] of every code before, to which this one's is added."""
+        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)) for layer in (self.q, self.k, self.v))  # [N, H, K]
+        kv.append(torch.stack([k, v], dim=2))
+        keys, values = torch.stack(kv, dim=3).unbind(2)  # [N, H, codes so far, K]
+        y = F.scaled_dot_product_attention(q[:, :, None], keys, values)  # [N, H, 1, K]
+        return self.o(y.flatten(1))  # type: ignore[no-any-return]
+
+
+class DepthBlock(nn.Module):
+    """The norms are the same for every code, the rest is one of `weight_sets`."""
+
+    def __init__(self, c: DepthConfig) -> None:
+        super().__init__()
+        self.attn_norm = RMSNorm(c.dim, c.norm_eps)
+        self.attn = nn.ModuleList(DepthAttention(c) for _ in range(c.weight_sets))
+        self.mlp_norm = RMSNorm(c.dim, c.norm_eps)
+        self.mlp = nn.ModuleList(GatedMLP(c.dim, c.mlp_dim) for _ in range(c.weight_sets))
+
+    def forward(self, x: Tensor, weights: int, kv: list[Tensor]) -> Tensor:  # x: [N, D]
+        x = x + self.attn[weights](self.attn_norm(x), kv)
+        return x + self.mlp[weights](self.mlp_norm(x))  # type: ignore[no-any-return]
+
+
+class Table(nn.Module):
+    """Embeddings, in a low rank where there is one. ids: [N] int64, -1 stands for exactly nothing -> [N, D]."""
+
+    def __init__(self, rows: int, c: DepthConfig) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(rows, c.low_rank or c.dim)
+        self.widen = None if c.low_rank is None else nn.Linear(c.low_rank, c.dim, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids.clamp(min=0)) * (ids >= 0)[:, None]
+        return x if self.widen is None else self.widen(x)  # type: ignore[no-any-return]
+
+
+class Depth(nn.Module):
+    """Makes the codes of a frame one by one; nothing of a frame is left for the next."""
+
+    def __init__(self, config: DepthConfig, temporal: TemporalConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.inputs = nn.ModuleList(nn.Linear(temporal.dim, c.dim, bias=False) for _ in range(c.weight_sets))
+        self.text_embed = Table(temporal.text_vocab + 1, c)
+        self.audio_embeds = nn.ModuleList(Table(temporal.audio_vocab + 1, c) for _ in range(c.codebooks - 1))
+        self.layers = nn.ModuleList(DepthBlock(c) for _ in range(c.layers))
+        self.heads = nn.ModuleList(nn.Linear(c.dim, temporal.audio_vocab, bias=False) for _ in range(c.codebooks))
+
+    def forward(self, hidden: Tensor, text: Tensor, choose: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Every code of N frames.
+
+        hidden: [N, D] of the transformer over time, normalised; text: [N] int64, the ids just written;
+        choose: number of the code and its logits [N, audio_vocab] float32 -> the code [N] int64. What was really said
+        in training, a sample in life. Returns codes [N, codebooks] and logits [N, codebooks, audio_vocab].
+        """
+        caches: list[list[Tensor]] = [[] for _ in self.layers]
+        before, codes, all_logits = self.text_embed(text), [], []
+        for k, weights in enumerate(self.config.schedule):
+            x = self.inputs[weights](hidden) + before  # [N, D]
+            for block, kv in zip(self.layers, caches, strict=True):
+                x = block(x, weights, kv)
+            all_logits.append(self.heads[k](x).float())
+            codes.append(choose(k, all_logits[-1]))
+            if k + 1 < self.config.codebooks:
+                before = self.audio_embeds[k](codes[-1])
+        return torch.stack(codes, dim=1), torch.stack(all_logits, dim=1)
+
+
+class Moshi(nn.Module):
+    """The whole network. The codec is float32 whatever the type of the rest."""
+
+    def __init__(self, config: MoshiConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.temporal = Temporal(config.temporal)
+        self.depth = Depth(config.depth, config.temporal)
+        self.codec = Mimi(config.codec)
+
+    def start(self, batch: int) -> Tensor:
+        """The ids of the first position: int64 [batch, channels, 1]."""
+        c = self.config.temporal
+        ids = torch.full((batch, 1 + c.codebooks, 1), c.audio_vocab, device=self.temporal.norm.weight.device)
+        ids[:, 0] = c.text_vocab
+        return ids
+
+    def delayed(self, ids: Tensor) -> Tensor:
+        """Each channel as late as its delay, initial ids before. ids: [B, channels, T] -> the same shape."""
+        steps, start = ids.shape[-1], self.start(len(ids))
+        late = [
+            torch.cat([start[:, j].expand(-1, delay), ids[:, j]], dim=-1)[:, :steps]
+            for j, delay in enumerate(self.config.delays)
+        ]
+        return torch.stack(late, dim=1)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher-forced logits of whole conversations, the training path.
+
+        ids: [B, channels, T] int64, text, own codes, user's codes, frame by frame, -1 where nothing is known.
+        Returns text logits [B, T, text_vocab] and own codes' [B, T, codebooks, audio_vocab], both float32, position p
+        of the channels as they are delayed: `delayed(ids)[..., p]` has been seen up to p - 1, and in the depth of p
+        the ids before.
+        """
+        late = self.delayed(ids)
+        inputs = torch.cat([self.start(len(ids)), late[..., :-1]], dim=-1)
+        hidden = self.temporal(self.temporal.embed(inputs))  # [B, T, D]
+        said = late[:, 1 : 1 + self.config.own].transpose(1, 2).flatten(0, 1)  # [B T, codebooks]
+        _, logits = self.depth(hidden.flatten(0, 1), late[:, 0].flatten(), lambda k, _: said[:, k])
+        return self.temporal.logits(hidden), logits.unflatten(0, (len(ids), -1))
