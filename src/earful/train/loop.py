@@ -39,15 +39,19 @@ class Schedule:
         return max(0.0, min(1.0, (step + 1) / self.warmup, (self.steps - step) / falling))
 
 
+NO_MATRICES = ("embed", "head", "lora_", "project_")  # in names of tables, outputs and narrow maps: these are AdamW's
+
+
 def is_matrix(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim == 2 and "embed" not in name and "head" not in name
+    return parameter.ndim == 2 and not any(part in name for part in NO_MATRICES)
 
 
 class Trainer:
     """Trains `objective` (a module that returns a loss and its parts) from an endless source of batches.
 
-    The module computes in `dtype`; the optimisers see float32 masters of its weights, which are copied back after each
-    step. All that a run needs to go on exactly where it stopped is in FOLDER/state.safetensors and FOLDER/state.json.
+    The module computes in `dtype`; the optimisers see float32 masters of those of its weights that require gradients,
+    which are copied back after each step. All that a run needs to go on exactly where it stopped, buffers that are
+    learned included, is in FOLDER/state.safetensors and FOLDER/state.json.
     """
 
     def __init__(
@@ -55,16 +59,23 @@ class Trainer:
     ) -> None:
         self.schedule, self.folder = schedule, Path(folder)
         self.step = 0
-        self.masters = {n: p.detach().float().clone() for n, p in objective.named_parameters()}
+        self.masters = {n: p.detach().float().clone() for n, p in objective.named_parameters() if p.requires_grad}
         self.objective = objective.to(dtype)
-        self.weights = dict(objective.named_parameters())
+        weights = dict(objective.named_parameters())
+        self.weights = {name: weights[name] for name in self.masters}
+        self.buffers = {n: b for n, b in objective.named_buffers() if n in objective.state_dict()}
         matrices = [p for n, p in self.masters.items() if is_matrix(n, p)]
         others = [p for n, p in self.masters.items() if not is_matrix(n, p)]
-        self.optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=schedule.matrix_rate, weight_decay=schedule.weight_decay),
-            torch.optim.AdamW(others, lr=schedule.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
-        self.rates = [schedule.matrix_rate, schedule.other_rate]
+        self.optimisers: list[torch.optim.Optimizer] = []
+        self.rates: list[float] = []
+        if matrices:  # an optimiser refuses to have nothing to do
+            muon = torch.optim.Muon(matrices, lr=schedule.matrix_rate, weight_decay=schedule.weight_decay)
+            self.optimisers.append(muon)
+            self.rates.append(schedule.matrix_rate)
+        if others:
+            adam = torch.optim.AdamW(others, lr=schedule.other_rate, betas=(0.9, 0.98), weight_decay=0.0)
+            self.optimisers.append(adam)
+            self.rates.append(schedule.other_rate)
 
     def run(self, batches: Iterator[Batch], report: Callable[[dict[str, float]], None] = lambda _: None) -> None:
         """Train until the schedule ends; saves on the way, at the end and on Ctrl-C. `batches` begin at `self.step`."""
@@ -113,6 +124,7 @@ class Trainer:
 
     def save(self) -> None:
         tensors = {f"weight.{n}": p for n, p in self.masters.items()}
+        tensors |= {f"buffer.{n}": b for n, b in self.buffers.items()}
         scalars: dict[str, float] = {}
         for i, optimiser in enumerate(self.optimisers):
             for key, moments in optimiser.state_dict()["state"].items():
@@ -137,9 +149,10 @@ class Trainer:
             return False
         about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         tensors = load_tensors(self.folder / f"state-{about['step']}.safetensors")
-        names = {name.removeprefix("weight.") for name in tensors if name.startswith("weight.")}
-        if names != set(self.masters):
-            others = len(names ^ set(self.masters))
+        names = {name for name in tensors if name.startswith(("weight.", "buffer."))}
+        expected = {f"weight.{n}" for n in self.masters} | {f"buffer.{n}" for n in self.buffers}
+        if names != expected:
+            others = len(names ^ expected)
             raise CheckpointError(
                 f"{self.folder}: expected the state of this model, got one with {others} other weights"
             )
@@ -148,6 +161,8 @@ class Trainer:
             for name, master in self.masters.items():
                 master.copy_(tensors[f"weight.{name}"])
                 self.weights[name].copy_(master)
+            for name, buffer in self.buffers.items():
+                buffer.copy_(tensors[f"buffer.{name}"])
         for i, optimiser in enumerate(self.optimisers):
             state = optimiser.state_dict()
             state["state"] = _moments(i, tensors, about["scalars"])

@@ -1,0 +1,119 @@
+"""Utterances and silences in a row, each a little faster or slower, louder or softer than it was recorded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from earful.train.augment import change_speed
+from earful.train.data import Corpus, Utterance
+
+SPEED = (0.88, 1.14)
+LOUDNESS_DB = (-8.0, 2.0)  # of one utterance beside another
+NOTHING, ALONE = 0.04, 0.08  # shares of the examples without speech, and with a single utterance
+LEAD_S, TRAIL_S = (0.08, 0.5), (0.15, 0.6)  # how much of an utterance's own silence is kept
+GAPS_S = (((0.0, 0.4), 0.5), ((0.4, 1.5), 0.4), ((1.5, 4.0), 0.1))  # between utterances: range, share
+TRIES = 8  # to find an utterance that still fits
+VOICES = 4  # in babble
+
+
+@dataclass(frozen=True)
+class Place:
+    """An utterance in an example; times in seconds."""
+
+    number: int
+    at_s: float  # where its kept part begins in the example
+    from_s: float  # the kept part, in the utterance's own time
+    to_s: float
+    speed: float
+
+    @property
+    def end_s(self) -> float:
+        return self.at_s + (self.to_s - self.from_s) / self.speed
+
+    def moved(self, own_s: float) -> float:
+        """A time of the utterance as a time of the example."""
+        return self.at_s + (own_s - self.from_s) / self.speed
+
+
+class Mixer:
+    """Arranges the utterances of a corpus; what chance decides comes from the generator that each call is given.
+
+    shares: manifest folder -> share of the utterances drawn from it, by default as many as it has. Raises ValueError
+    for shares of other folders than the corpus has.
+    """
+
+    def __init__(self, corpus: Corpus, shares: Mapping[str, float] | None = None) -> None:
+        sources: dict[str, list[int]] = {}
+        for number, utterance in enumerate(corpus.utterances):
+            sources.setdefault(utterance.source, []).append(number)
+        shares = shares or {source: len(numbers) for source, numbers in sources.items()}
+        if set(shares) != set(sources):
+            raise ValueError(f"expected shares of {sorted(sources)}, got shares of {sorted(shares)}")
+        self.corpus = corpus
+        self._sources = [np.array(sources[source]) for source in shares]
+        self._shares = np.array(list(shares.values())) / sum(shares.values())
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """The number of an utterance."""
+        source = self._sources[rng.choice(len(self._sources), p=self._shares)]
+        return int(source[rng.integers(len(source))])
+
+    def utterance(self, place: Place) -> Utterance:
+        return self.corpus.utterances[place.number]
+
+    def arrange(self, rng: np.random.Generator, room_s: float) -> list[Place]:
+        """Utterances that end within `room_s` seconds: many, sometimes one, now and then none."""
+        kind = rng.random()
+        if kind < NOTHING:
+            return []
+        if kind < NOTHING + ALONE:
+            return self._fill(rng, rng.uniform(0, max(0.5, room_s - 6)), room_s, 1)
+        return self._fill(rng, rng.uniform(0, 0.8), room_s)
+
+    def _fill(self, rng: np.random.Generator, at_s: float, room_s: float, most: float = math.inf) -> list[Place]:
+        places: list[Place] = []
+        while len(places) < most:
+            fitting = (p for _ in range(TRIES) if (p := self._place(rng, at_s)).end_s <= room_s)
+            place = next(fitting, None)
+            if place is None:
+                break
+            places.append(place)
+            (low, high), _ = GAPS_S[rng.choice(len(GAPS_S), p=[share for _, share in GAPS_S])]
+            at_s = place.end_s + rng.uniform(low, high)
+        return places
+
+    def _place(self, rng: np.random.Generator, at_s: float) -> Place:
+        number = self.draw(rng)
+        utterance = self.corpus.utterances[number]
+        first, last = 0.0, utterance.duration_s
+        if utterance.words:
+            first = max(0.0, utterance.words[0][1] - rng.uniform(*LEAD_S))
+            last = min(last, utterance.words[-1][2] + rng.uniform(*TRAIL_S))
+        return Place(number, at_s, first, last, rng.uniform(*SPEED) if rng.random() < 0.8 else 1.0)
+
+    def mix(self, rng: np.random.Generator, places: Sequence[Place], seconds: float) -> npt.NDArray[np.float32]:
+        """The audio of an arrangement: float32 [N] at the rate of the corpus."""
+        rate_hz = self.corpus.rate_hz
+        mixed = np.zeros(round(seconds * rate_hz), np.float32)
+        for place in places:
+            one = self.corpus.samples(place.number)[round(place.from_s * rate_hz) : round(place.to_s * rate_hz)]
+            if place.speed != 1:
+                one = change_speed(one, place.speed)
+            first = round(place.at_s * rate_hz)
+            one = one[: len(mixed) - first] * np.float32(10 ** (rng.uniform(*LOUDNESS_DB) / 20))
+            mixed[first : first + len(one)] += one
+        return mixed
+
+    def babble(self, rng: np.random.Generator, seconds: float) -> npt.NDArray[np.float32]:
+        """Several voices at once, for noise behind another: float32 [N]."""
+        count = round(seconds * self.corpus.rate_hz)
+        mixed = np.zeros(count, np.float32)
+        for _ in range(VOICES):
+            voice = np.resize(self.corpus.samples(self.draw(rng)), count)
+            mixed += np.roll(voice, int(rng.integers(count)))
+        return mixed
