@@ -22,10 +22,11 @@ DOWN, UP, FROZEN = ".lora_A.weight", ".lora_B.weight", ".frozen_W.weight"
 class Scaled(Entry):
     """8-bit rows and what 127 stands for in each."""
 
+    rows: Entry
     scale: Entry
 
     def read(self) -> Tensor:
-        return super().read().float() * (self.scale.read().float() / 127)[:, None]
+        return self.rows.read().float() * (self.scale.read().float() / 127)[:, None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def unscaled(entries: Mapping[str, Entry]) -> dict[str, Entry]:
                 f"{scale.path}: expected {stem} to have 8-bit rows for the {list(scale.shape)} scales of {name}, "
                 f"got {got}"
             )
-        result[stem] = Scaled(rows.path, torch.bfloat16, rows.shape, rows.start, scale)  # as exact as bfloat16 is
+        result[stem] = Scaled(rows.path, torch.bfloat16, rows.shape, rows.start, rows, scale)  # as exact as bfloat16 is
     return result
 
 

@@ -53,6 +53,12 @@ class Fields:
             raise self.unfit(key, "true or false")
         return value
 
+    def text(self, key: str) -> str:
+        value = self._take(key, None, "text")
+        if not isinstance(value, str):
+            raise self.unfit(key, "text")
+        return value
+
     def block(self, key: str, default: Mapping[str, Any] | None = None) -> Fields:
         """An object inside this one."""
         return Fields(self._take(key, default, "an object"), f"{self.where}: {key}")

@@ -124,6 +124,27 @@ def read_header(path: Path) -> dict[str, Entry]:
     Raises `CheckpointError` for a header that is too large, unreadable or of unknown types, and for tensors that
     overlap, leave gaps, lie outside the file or have another size than their shape.
     """
+    listed, data, size = _listed(path)
+    listed.pop("__metadata__", None)
+    entries = {name: _entry(path, name, about, data) for name, about in listed.items()}
+    end = data
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+        if entry.start != end:
+            what = "a gap" if entry.start > end else "an overlap"
+            raise CheckpointError(f"{path}: expected tensor {shown(name)} at byte {end}, got {entry.start}, {what}")
+        end += entry.nbytes
+    if end != size:
+        raise CheckpointError(f"{path}: expected {end} bytes for {len(entries)} tensors, got {size}")
+    return entries
+
+
+def read_metadata(path: Path) -> Fields:
+    """What a safetensors file says beside its tensors, all of it as text; raises `CheckpointError` for no such file."""
+    return Fields(_listed(path)[0].get("__metadata__", {}), f"{path}: metadata")
+
+
+def _listed(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The header as it is, where the tensors begin, and the size of the file."""
     with _reading(path) as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
@@ -135,19 +156,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         header = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected a safetensors header in JSON, got: {error}") from error
-    listed = dict(Fields(header, f"{path}: header").values)
-    listed.pop("__metadata__", None)
-    data = 8 + length
-    entries = {name: _entry(path, name, about, data) for name, about in listed.items()}
-    end = data
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].nbytes)):
-        if entry.start != end:
-            what = "a gap" if entry.start > end else "an overlap"
-            raise CheckpointError(f"{path}: expected tensor {shown(name)} at byte {end}, got {entry.start}, {what}")
-        end += entry.nbytes
-    if end != size:
-        raise CheckpointError(f"{path}: expected {end} bytes for {len(entries)} tensors, got {size}")
-    return entries
+    return dict(Fields(header, f"{path}: header").values), 8 + length, size
 
 
 def _entry(path: Path, name: str, about: object, data: int) -> Entry:
@@ -254,10 +263,11 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     return {name: entry.read() for name, entry in read_header(Path(path)).items()}
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = METADATA) -> None:
     """Write one safetensors file, whole or not at all; raises `CheckpointError` when it cannot be written."""
     with replacing(Path(path)) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, METADATA)
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, temporary, dict(metadata))
 
 
 def write_json(path: Path, document: Any) -> None:
