@@ -88,3 +88,12 @@ def test_files_are_read_up_to_a_limit(tmp_path):
     path.write_text("[1]")
     with pytest.raises(CheckpointError, match="expected an object, got"):
         Fields.from_file(path)
+
+
+def test_text():
+    fields = Fields({"name": "a", "number": 3}, "here")
+    assert fields.text("name") == "a"
+    with pytest.raises(CheckpointError, match="here: expected number to be text, got 3"):
+        fields.text("number")
+    with pytest.raises(CheckpointError, match="here: expected missing, text, got no such key"):
+        fields.text("missing")

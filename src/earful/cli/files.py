@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID
 
 from earful.api import Outcome, SpeechModel
 from earful.audio.io import duration_hint
@@ -21,6 +20,7 @@ from earful.checkpoint.files import replacing
 from earful.cli import INTERRUPTED, fail
 from earful.cli.interrupts import held
 from earful.cli.options import Delay, Device, Dtype, Model, open_model, shown, word_line
+from earful.cli.progress import progress_bar
 from earful.errors import CheckpointError, EarfulError
 from earful.events import Event, Text, Word
 from earful.stream.transcript import FORMATS, Growing, Segment, Transcript
@@ -122,7 +122,7 @@ class Job:
     def run(self, batch: int, delay: float | None) -> int:
         """Transcribe everything; returns the exit code."""
         opened: list[str | BinaryIO] = [sys.stdin.buffer if s == "-" else s for s in self.sources]
-        with self._progress() as progress:
+        with progress_bar() as progress:
             bars: dict[int, TaskID] = {}
 
             def on_events(number: int, events: list[Event], heard_s: float) -> None:
@@ -233,19 +233,6 @@ class Job:
     def _seconds(self, number: int) -> float | None:
         source = self.sources[number]
         return None if source == "-" or not sys.stderr.isatty() else duration_hint(source)
-
-    def _progress(self) -> Progress:
-        name = TextColumn("{task.description}", markup=False)
-        columns = (name, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        # Text for the terminal goes above the bar; text for a file or a pipe must not come here.
-        return Progress(
-            *columns,
-            console=console,
-            transient=True,
-            disable=not sys.stderr.isatty(),
-            redirect_stdout=sys.stdout.isatty(),
-        )
 
 
 def _print_lines(segments: Iterable[Segment]) -> None:
