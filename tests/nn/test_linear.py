@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from earful.nn.attention import MANY, Attention, View, products
+from earful.nn.attention import Attention, View, products
 from earful.nn.linear import OneRowLinear, PackedLinear, pack, packs
 from earful.nn.mlp import GatedMLP
 from earful.nn.rope import Rope
@@ -73,18 +73,21 @@ def test_one_row_is_multiplied_by_plain_weights_until_they_are_packed(dtype):
         torch.testing.assert_close(model(one), plain(one), rtol=0, atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16], ids=str)
-def test_many_queries_on_a_ring_are_answered_by_products(dtype, monkeypatch):
+@TYPES
+def test_a_large_ring_is_looked_at_by_products(dtype, monkeypatch):
     asked = []
     monkeypatch.setattr("earful.nn.attention.products", lambda *a: asked.append(1) or products(*a))
     layer = Attention(32, 4, 2, 8).to(dtype)
-    x, pos = torch.randn(1, MANY, 32, dtype=dtype), torch.zeros(1, dtype=torch.int64)
-    rope = Rope.at(torch.arange(MANY)[None], 8, 1e4, dtype)
+    steps, pos = 7, torch.zeros(1, dtype=torch.int64)
+    x, rope = torch.randn(1, steps, 32, dtype=dtype), Rope.at(torch.arange(steps)[None], 8, 1e4, dtype)
+    view = View.ring(pos, steps, 5, 32, dtype)
     with torch.inference_mode():
-        expected = layer(x, rope, View.whole(MANY, 20, dtype, x.device))
-        y = layer(x, rope, View.ring(pos, MANY, 20, 20 + MANY, dtype), layer.init_state(1, 20 + MANY))
-    assert asked
-    torch.testing.assert_close(y, expected, rtol=0, atol=TOLERANCE[dtype])
+        expected = layer(x, rope, View.whole(steps, 5, dtype, x.device))
+        for large, called in ((2 * 32 * 8 + 1, 0), (2 * 32 * 8, 1)):
+            monkeypatch.setattr("earful.nn.attention.LARGE", large)
+            y = layer(x, rope, view, layer.init_state(1, 32))
+            assert len(asked) == called
+            torch.testing.assert_close(y, expected, rtol=0, atol=TOLERANCE[dtype])
 
 
 @TYPES
