@@ -40,7 +40,7 @@ def kyutai_rows(config: TemporalConfig, here: str = "", attention: tuple[str, st
 
 
 def kyutai_depth_rows(config: DepthConfig, here: str = "", attention: tuple[str, str] = ATTENTION[0]) -> list[Row]:
-    """The depth model in model.safetensors, as in `kyutai_rows`. A packed projection has the weights of code after code."""
+    """The depth model in model.safetensors, as in `kyutai_rows`; code after code in packed projections."""
     block, ours = "depformer.layers.{i}", f"{here}layers.{{i}}"
     sets = range(config.weight_sets)
     packed = attention == ATTENTION[0]

@@ -1,0 +1,214 @@
+"""Streaming Moshi: for every 80 ms heard, 80 ms are spoken and perhaps a piece of text is written beside them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from earful.errors import CheckpointError
+from earful.events import Audio, Event, Text
+from earful.generate.sample import noise
+from earful.models.mimi.model import DecodeState, EncodeState
+from earful.models.moshi.config import MoshiConfig
+from earful.models.moshi.model import Moshi, TemporalState
+from earful.nn.linear import pack
+from earful.nn.state import keep, row
+from earful.text.incremental import Utf8Stream
+from earful.text.sentencepiece import SentencePiece
+
+CHUNK_FRAMES = 32  # the most frames that one call may encode; the rings have room for it
+MOST_CHOICES = 512  # ids that chance may choose from
+
+
+@dataclass(frozen=True)
+class Chance:
+    """How a session chooses its ids; raises ValueError for what is out of range.
+
+    A temperature of 0 takes the likeliest id, otherwise ids are drawn from the top_k likeliest, always the same ones
+    for one seed. The defaults are those of Kyutai's own programs.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 250
+    text_temperature: float = 0.7
+    text_top_k: int = 25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "text_temperature"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"expected a {name} of at least 0, got {getattr(self, name)}")
+        for name in ("top_k", "text_top_k"):
+            if not 1 <= getattr(self, name) <= MOST_CHOICES:
+                raise ValueError(f"expected {name} of 1 to {MOST_CHOICES}, got {getattr(self, name)}")
+
+
+@dataclass
+class StreamState:
+    hearing: EncodeState
+    temporal: TemporalState
+    speaking: DecodeState
+    made: Tensor  # [B, 1 + own, max_delay + 1] int64, text id and own codes of the last positions, the newest last
+    heard: Tensor  # [B, user, max_delay + 1] int64, the user's codes of the last frames, the newest last
+    temperature: Tensor  # [B, 2] float32, of text and of codes
+    top_k: Tensor  # [B, 2] int64
+    seed: Tensor  # [B] int64
+
+
+@dataclass
+class Memo:
+    """What the host remembers of one session."""
+
+    position: int = 0  # frames spoken or left out so far
+    utf8: Utf8Stream = field(default_factory=Utf8Stream)
+    started: bool = False  # some text has been written
+    limit_s: float = math.inf  # the length of what was heard, once it is known: no more is spoken
+
+
+class MoshiStream:
+    """Everything about this family that the engine needs; holds no stream itself."""
+
+    def __init__(self, model: Moshi, tokenizer: SentencePiece) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.config: MoshiConfig = model.config
+        if tokenizer.vocab < self.config.temporal.text_vocab:
+            raise CheckpointError(
+                f"{tokenizer.name}: expected a vocabulary of at least {self.config.temporal.text_vocab} pieces, "
+                f"got {tokenizer.vocab}"
+            )
+        self.rate_hz = self.config.codec.rate_hz
+        self.hop = self.config.codec.frame_samples
+        self.before = self.after = self.lead = 0
+        self.chunk = CHUNK_FRAMES
+        self.delay_s = None
+        self.user = self.config.temporal.codebooks - self.config.own
+        delays = torch.tensor(self.config.delays, device=model.temporal.norm.weight.device)
+        self.delays = delays[None, :]  # [1, channels]
+        own = delays[: 1 + self.config.own]
+        self.ages = (self.config.max_delay - own)[None, :, None]  # [1, 1 + own, 1], of what belongs to one frame
+
+    @torch.inference_mode()
+    def init_state(self, batch: int) -> StreamState:
+        c, device = self.config, self.delays.device
+        ids = torch.zeros(batch, 1, c.max_delay + 1, dtype=torch.int64, device=device)
+        return StreamState(
+            self.model.codec.init_encode_state(batch, self.chunk),
+            self.model.temporal.init_state(batch),
+            self.model.codec.init_decode_state(batch),
+            made=ids.repeat(1, 1 + c.own, 1),
+            heard=ids.repeat(1, self.user, 1),
+            temperature=torch.zeros(batch, 2, device=device),
+            top_k=torch.zeros(batch, 2, dtype=torch.int64, device=device),
+            seed=ids[:, 0, 0].clone(),
+        )
+
+    @torch.inference_mode()
+    def open(self, state: StreamState, slot: int, delay_s: float | None = None, chance: Chance = Chance()) -> Memo:
+        """Begin a session in a slot that is zero. Raises ValueError for a delay: each answer comes at once."""
+        if delay_s is not None:
+            raise ValueError(f"expected no delay, got {delay_s} s")
+        state = row(state, slot)
+        state.temperature.copy_(torch.tensor([[chance.text_temperature, chance.temperature]]))
+        state.top_k.copy_(torch.tensor([[chance.text_top_k, chance.top_k]]))
+        state.seed.fill_(chance.seed & (1 << 63) - 1)
+        self.write(state, None)
+        return Memo()
+
+    def write(self, state: StreamState, active: Tensor | None) -> None:
+        """One position: what was last heard and made goes in, a text id and own codes come out, into `made`."""
+        c, temporal = self.config, self.model.temporal
+        position = state.temporal.pos.clone()
+        user = state.heard.flip(-1).gather(2, self.delays[:, 1 + c.own :, None].expand(len(position), -1, -1))  # by age
+        ids = torch.cat([state.made[..., -1], user[..., 0]], dim=1)  # [B, channels]
+        known = position[:, None] > self.delays
+        ids = torch.where(known, ids, self.model.start(len(ids))[..., 0])
+        hidden = temporal(temporal.embed(ids[..., None]), state.temporal, active)[:, 0]  # [B, D]
+        text = self._choose(state, temporal.logits(hidden), position, 0)
+        codes, _ = self.model.depth(hidden, text, lambda k, logits: self._choose(state, logits, position, 1 + k))
+        made = torch.cat([state.made[..., 1:], torch.cat([text[:, None], codes], dim=1)[..., None]], dim=-1)
+        state.made.copy_(keep(made, state.made, active))
+
+    def _choose(self, state: StreamState, logits: Tensor, position: Tensor, channel: int) -> Tensor:
+        """logits: [B, V] -> ids [B]. Chance depends on the session's seed, its position and the channel alone."""
+        kind = min(channel, 1)
+        likeliest = logits.topk(min(MOST_CHOICES, logits.shape[-1])).values
+        last = (state.top_k[:, kind, None] - 1).clamp(0, likeliest.shape[-1] - 1)
+        logits = logits.masked_fill(logits < likeliest.gather(1, last), -math.inf)
+        place = position * (1 + self.config.own) + channel
+        # Without temperature the noise adds nothing, so that every slot takes the same way.
+        return (logits + state.temperature[:, kind, None] * noise(state.seed, place, logits.shape[-1])).argmax(-1)
+
+    @torch.inference_mode()
+    def step(self, state: StreamState, samples: Tensor, counts: list[int]) -> Tensor:
+        """Hear up to `chunk` frames at once and answer them one by one.
+
+        samples: [B, frames * hop] float32; counts: how many of the frames are real in each row: all of them, none (the
+        row is frozen), or fewer in the last call of a stream, whose state is then spent.
+        Returns float64 [B, frames, 1 + hop], the text id and the samples of each frame; the first `max_delay - 1`
+        frames of a stream mean nothing, and those of a row beyond its count.
+        """
+        device = self.delays.device
+        active = None if all(counts) else torch.tensor(counts, device=device) > 0
+        codes = self.model.codec.encode(samples.to(device)[:, None], self.user, state.hearing, active)
+        return torch.stack([self._answer(state, codes[..., j], active) for j in range(max(counts))], dim=1)
+
+    def _answer(self, state: StreamState, codes: Tensor, active: Tensor | None) -> Tensor:
+        """codes: [B, user] of one frame -> float64 [B, 1 + hop]."""
+        state.heard.copy_(keep(torch.cat([state.heard[..., 1:], codes[..., None]], dim=-1), state.heard, active))
+        self.write(state, active)
+        frame = state.made.flip(-1).gather(2, self.ages.expand(len(codes), -1, -1))[..., 0]  # [B, 1 + own]
+        whole = state.temporal.pos > self.config.max_delay  # nothing of it is from before the first position
+        speaks = whole if active is None else whole & active
+        samples = self.model.codec.decode(frame[:, 1:, None], state.speaking, speaks)  # [B, 1, hop]
+        return torch.cat([frame[:, :1].double(), samples[:, 0].double()], dim=1)
+
+    # ------------------------------------------------------------------------------------------------- host half
+
+    @property
+    def late(self) -> int:
+        """Frames by which the voice is behind the ear."""
+        return max(0, self.config.max_delay - 1)
+
+    def tail_slots(self, memo: Memo) -> int:
+        """Frames of silence that bring out the answer to the last frame."""
+        return self.late
+
+    def events(self, rows: list[list[float]], memo: Memo) -> list[Event]:
+        """What the next frames say."""
+        found: list[Event] = []
+        for token, *samples in rows:
+            begin_s = (memo.position - self.late) * self.hop / self.rate_hz
+            memo.position += 1
+            if memo.position <= self.late:
+                continue
+            found += self._text(memo.utf8.feed(self.tokenizer.token_bytes(int(token))), memo)
+            length = (
+                min(self.hop, round((memo.limit_s - begin_s) * self.rate_hz)) if memo.limit_s < math.inf else self.hop
+            )
+            found.append(Audio(np.array(samples[:length], np.float32)))
+        return found
+
+    def _text(self, text: str, memo: Memo) -> list[Event]:
+        shown = text if memo.started else text.lstrip()
+        memo.started |= bool(shown)
+        heard_s = memo.position * self.hop / self.rate_hz
+        return [Text(shown, min(heard_s, memo.limit_s))] if shown else []
+
+    def finish(self, memo: Memo) -> list[Event]:
+        """What the end of the stream completes."""
+        return self._text(memo.utf8.finish(), memo)
+
+
+def streams(model: Moshi, tokenizer: Path) -> tuple[MoshiStream, MoshiStream]:
+    """The family for whole files and for live audio, which are heard alike.
+
+    The model is one for inference from here on: see `pack`.
+    """
+    pack(model)
+    stream = MoshiStream(model, SentencePiece.from_file(tokenizer))
+    return stream, stream

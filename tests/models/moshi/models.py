@@ -1,0 +1,69 @@
+"""Random tiny Moshi models, and the same in Kyutai's moshi."""
+
+import random
+from dataclasses import replace
+
+import torch
+
+from earful.checkpoint import table
+from earful.models.mimi.config import MIMI
+from earful.models.mimi.layouts import ATTENTION
+from earful.models.moshi.config import DepthConfig, MoshiConfig, TemporalConfig
+from earful.models.moshi.layouts import kyutai_depth_rows, kyutai_rows
+from earful.models.moshi.model import Moshi
+from earful.testing import random_weights
+
+CODEC = replace(
+    MIMI, ratios=(2, 2), filters=2, dim=8, layers=1, heads=2, head_dim=4, mlp_dim=8, window=9, codebooks=4,
+    codebook_size=16, codebook_dim=4,
+)  # fmt: skip
+
+
+def random_model(seed: int) -> Moshi:
+    rng = random.Random(seed)
+    heads, head_dim, depth_heads, depth_head_dim = (rng.choice([2, 3]), 8, rng.choice([1, 2]), rng.choice([6, 8]))
+    own, user = rng.randint(2, 4), rng.randint(2, 4)
+    dim, depth_dim, late = heads * head_dim, depth_heads * depth_head_dim, rng.choice([1, 2])
+    own_delays = [0, *(rng.randint(0, late) for _ in range(own - 1))]
+    user_delays = [0, *(late for _ in range(user - 1))]
+    schedule = tuple(range(own)) if rng.random() < 0.6 else (0, *(1 for _ in range(own - 1)))
+    config = MoshiConfig(
+        TemporalConfig(
+            dim=dim, layers=rng.randint(1, 3), heads=heads, head_dim=head_dim, mlp_dim=2 * int(4.125 * dim) // 3,
+            window=rng.randint(6, 40), rope_base=1e4, norm_eps=1e-8, text_vocab=rng.randint(20, 50),
+            codebooks=own + user, audio_vocab=16,
+        ),
+        DepthConfig(
+            dim=depth_dim, layers=rng.randint(1, 2), heads=depth_heads, head_dim=depth_head_dim, mlp_dim=20,
+            norm_eps=1e-8, schedule=schedule, low_rank=rng.choice([None, 5]),
+        ),
+        CODEC, delays=(0, *own_delays, *user_delays), pad_id=3, end_pad_id=0,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = Moshi(config)
+    weights = {n: w * (0.6 if w.ndim > 1 else 1) for n, w in random_weights(model, seed).items()}
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
+
+
+def as_moshi(model: Moshi):
+    """Kyutai's network with the same weights."""
+    from moshi.models import LMModel
+
+    config, c, d = model.config, model.config.temporal, model.config.depth
+    theirs = LMModel(
+        delays=list(config.delays), n_q=c.codebooks, dep_q=config.own, card=c.audio_vocab, text_card=c.text_vocab,
+        dim=c.dim, num_layers=c.layers, num_heads=c.heads, hidden_scale=4.125, norm="rms_norm_f32", context=c.window,
+        max_period=c.rope_base, gating="silu", causal=True, layer_scale=None, positional_embedding="rope",
+        existing_text_padding_id=config.pad_id, depformer_dim=d.dim, depformer_dim_feedforward=30,
+        depformer_num_layers=d.layers, depformer_num_heads=d.heads, depformer_multi_linear=True,
+        depformer_weights_per_step=True, depformer_pos_emb="none", depformer_gating="silu",
+        depformer_weights_per_step_schedule=list(d.schedule), depformer_low_rank_embeddings=d.low_rank,
+    )  # fmt: skip
+    rows = [
+        *kyutai_rows(c, "temporal.", ATTENTION[1]),
+        *kyutai_depth_rows(d, "depth.", ATTENTION[1]),
+    ]
+    ours = {name: w for name, w in model.state_dict().items() if not name.startswith("codec.")}
+    theirs.load_state_dict(dict(table.save(rows, ours)))
+    return theirs.eval()
