@@ -6,10 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from earful.audio.mel import mel_filters
+from earful.models.kyutai_stt.model import KyutaiStt
+from earful.models.mimi.config import STEPS_PER_FRAME
+from earful.models.mimi.model import Mimi
 from earful.models.voxtral.model import VoxtralRealtime
+from earful.train.quantise import quantise_split
+from earful.train.targets import LABELS
 
 IGNORED = -100  # a label that costs nothing
 Z_WEIGHT = 1e-4  # keeps the logits' normaliser near zero, so that the text cannot drown the audio
+RESOLUTIONS = ((0.08, 80), (0.04, 64), (0.02, 40), (0.01, 20))  # windows in seconds, and mel bins
+QUIETEST = 2e-5  # of a mel band's amplitude: differences below are not heard
+COMMITMENT = 0.25
 
 
 class VoxtralObjective(nn.Module):
@@ -55,6 +64,103 @@ class VoxtralObjective(nn.Module):
         parts = {"text": text, "phoneme": sound, "phoneme_accuracy": right, "early": word}
         loss = text + Z_WEIGHT * z + auxiliary_weight * (sound + word)
         return loss, {name: part.detach() for name, part in parts.items()}
+
+
+class MimiObjective(nn.Module):
+    """Reconstruction of a Mimi codec, and that its codes tell the sounds of speech apart.
+
+    The audio is compared as a waveform and as log-mel spectrograms of several resolutions. A head that export drops
+    names the sounds of each frame from its semantic codes alone, in the place of the speech model that the published
+    codec learned from. Source: Moshi (Défossez et al. 2024, section 3.3) without the discriminators; the spectrograms
+    are those of Yamamoto et al. 2020, on mel bands.
+    """
+
+    def __init__(self, model: Mimi) -> None:
+        super().__init__()
+        self.model = model
+        self.sound_head = nn.Linear(model.config.dim, STEPS_PER_FRAME * LABELS)
+
+    def forward(
+        self, samples: Tensor, kept: Tensor, sounds: Tensor, chance: int, mel_weight: float, sound_weight: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise, and its parts.
+
+        samples: [B, 1, N] of whole frames; kept: [B] int64, so many codebooks are heard; sounds: [B, frames * 2] int64,
+        labels that may be IGNORED; chance: seeds what is random. In training mode the codebooks move too.
+        """
+        model = self.model
+        generator = torch.Generator().manual_seed(chance)
+        latents = model.latents(samples).transpose(1, 2)  # [B, T, D]
+        coded, said, commitment = quantise_split(model.quantizer, latents, kept, generator, self.training)
+        again = model.decoder(model.decoder_transformer(model.upsample(coded.transpose(1, 2))))  # [B, 1, N]
+        wave = (again - samples).abs().mean() / samples.abs().mean().clamp(min=1e-3)
+        mel = mel_distance(samples[:, 0], again[:, 0], model.config.rate_hz)
+        named = self.sound_head(said).unflatten(-1, (STEPS_PER_FRAME, LABELS)).flatten(1, 2)  # [B, 2 T, LABELS]
+        sound = cross_entropy(named, sounds) if bool((sounds != IGNORED).any()) else named.sum() * 0
+        with torch.no_grad():
+            right = (named.argmax(-1) == sounds).sum() / (sounds != IGNORED).sum().clamp(min=1)
+            used = torch.stack([_share_used(book.usage) for book in model.quantizer.acoustic.codebooks]).mean()  # type: ignore[arg-type]
+        loss = wave + mel_weight * mel + COMMITMENT * commitment + sound_weight * sound
+        parts = {"wave": wave, "mel": mel, "commitment": commitment, "sound": sound}
+        parts |= {"sound_accuracy": right, "codes_used": used}
+        return loss, {name: part.detach() for name, part in parts.items()}
+
+
+def _share_used(usage: Tensor) -> Tensor:
+    """The perplexity of a codebook's usage as a share of its size."""
+    share = usage / usage.sum().clamp(min=1e-6)
+    return torch.exp(-(share * share.clamp(min=1e-12).log()).sum()) / len(usage)
+
+
+def mel_distance(one: Tensor, other: Tensor, rate_hz: int) -> Tensor:
+    """The mean difference of two signals' log-mel spectrograms in nats, over `RESOLUTIONS`. [B, N] each."""
+    distances = []
+    for window_s, bins in RESOLUTIONS:
+        window = 4 * round(window_s * rate_hz / 4)
+        distances.append(F.l1_loss(_log_mel(one, rate_hz, window, bins), _log_mel(other, rate_hz, window, bins)))
+    return torch.stack(distances).mean()
+
+
+def _log_mel(x: Tensor, rate_hz: int, window: int, bins: int) -> Tensor:
+    """x: [B, N] -> [B, F, bins], logarithms of amplitudes, whatever the width of a band."""
+    filters = mel_filters(rate_hz, window, bins).to(x.device)
+    filters = filters / filters.sum(0).clamp(min=1e-9)
+    hann = torch.hann_window(window, device=x.device)
+    spectrum = torch.stft(x, window, window // 4, window=hann, center=False, return_complex=True)
+    power = torch.view_as_real(spectrum).square().sum(-1)  # [B, window / 2 + 1, F]
+    amplitude = (power + 1e-12).sqrt() * (4 / window)  # its gradient stays bounded where there is nothing
+    return (amplitude.transpose(1, 2) @ filters + QUIETEST).log()
+
+
+class KyutaiSttObjective(nn.Module):
+    """The loss on the text of Kyutai Speech-To-Text, in which silence counts less than words.
+
+    Source: Kyutai's moshi-finetune for the weighting.
+    """
+
+    weight: Tensor
+
+    def __init__(self, model: KyutaiStt, pad_weight: float = 0.5) -> None:
+        super().__init__()
+        self.temporal = model.temporal
+        self.whole = (model,)  # in a tuple its codec is no part of what is trained, and keeps its type
+        weight = torch.ones(model.config.temporal.text_vocab)
+        weight[[model.config.pad_id, model.config.word_id]] = pad_weight
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, text: Tensor, codes: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise, and its parts.
+
+        text: [B, T] int64, an id to a frame; codes: [B, codebooks, T] int64; -1 in either where nothing is known.
+        labels: [B, T] int64, what is to be written, the text itself or IGNORED.
+        """
+        logits = self.whole[0](text, codes)  # [B, T, V]
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), self.weight.float(), ignore_index=IGNORED)
+        with torch.no_grad():
+            spoken = (labels != IGNORED) & (labels != self.whole[0].config.pad_id)
+            right = ((logits.argmax(-1) == labels) & spoken).sum() / spoken.sum().clamp(min=1)
+            words = cross_entropy(logits, labels.masked_fill(~spoken, IGNORED))
+        return loss, {"text": loss.detach(), "words": words, "words_accuracy": right}
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -130,3 +130,28 @@ def phoneme_labels(
         at = np.searchsorted(starts, middle[first:last], side="right") - 1
         labels[first:last] = np.where(at < 0, SILENCE, its_labels[np.maximum(at, 0)])
     return labels
+
+
+def interleaved(
+    words: Sequence[tuple[float, Sequence[int]]], frames: int, delay_s: float, frame_s: float, pad: int, word: int
+) -> npt.NDArray[np.int64]:
+    """The text stream [frames] of Kyutai Speech-To-Text: an id to a frame.
+
+    words: (start in seconds from the first frame, pieces), in order. A word's pieces begin in the frame that holds its
+    start and the delay; the frame before them is `word` where it would be empty, and every other empty frame is `pad`.
+    Pieces that have no room before the next word push it back, so that nothing is left unwritten, and later words are
+    on time again as soon as there is a pause; what lies behind the last frame is cut.
+    Raises ValueError for a start before the beginning.
+    Source: the alignment of Kyutai's models, as `models/kyutai_stt/README.md` describes it.
+    """
+    text = np.full(frames, pad, np.int64)
+    free = 0  # the first frame that nothing is written in
+    for start_s, pieces in words:
+        if start_s < 0:
+            raise ValueError(f"expected a word's start at 0 s or later, got {start_s} s")
+        first = max(free, int((start_s + delay_s) / frame_s + 1e-6))
+        if free < first <= frames:
+            text[first - 1] = word
+        free = first + len(pieces)
+        text[first:free] = pieces[: max(0, frames - first)]
+    return text

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from earful.audio.mel import log_mel
 from earful.models.voxtral.config import VoxtralConfig
 from earful.models.voxtral.model import VoxtralRealtime
+from earful.train.feed import feed, moved
 from earful.train.loop import Batch, Schedule, Trainer
 from earful.train.objectives import VoxtralObjective
 from earful.train.packing import Example, Packer
@@ -50,19 +49,6 @@ def features(config: VoxtralConfig, example: Example) -> dict[str, Tensor]:
     }
 
 
-class Examples(Dataset[dict[str, Tensor]]):
-    """The examples `first`, `first + 1`, ... of the stream `seed`."""
-
-    def __init__(self, packer: Packer, seed: int, first: int, count: int) -> None:
-        self.packer, self.seed, self.first, self.count = packer, seed, first, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return features(self.packer.config, self.packer.example(self.seed, self.first + index))
-
-
 def batches(
     packer: Packer,
     size: int,
@@ -73,16 +59,12 @@ def batches(
     workers: int = 1,
 ) -> Iterator[Batch]:
     """The batches of steps `step` to `steps`, the same ones whether or not a run was interrupted."""
-    examples = Examples(packer, seed, step * size, (steps - step) * size)
-    ahead = 4 if workers else None
-    loader = DataLoader(examples, size, num_workers=workers, prefetch_factor=ahead, worker_init_fn=_ignore_ctrl_c)
-    for number, batch in enumerate(loader, step):
+
+    def make(number: int) -> dict[str, Tensor]:
+        return features(packer.config, packer.example(seed, number))
+
+    for number, batch in enumerate(feed(make, size, step, steps, workers), step):
         yield {**batch, "auxiliary_weight": auxiliary_weight(number)}
-
-
-def _ignore_ctrl_c(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, but a worker that dies of it would break the saving of the run."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def train(
@@ -111,12 +93,5 @@ def train(
         return max(0.1, 1 - step / (schedule.steps * auxiliary_until))
 
     source = batches(packer, batch, seed, trainer.step, schedule.steps, auxiliary_weight, workers)
-    moved = ({k: _moved(v, device, dtype) for k, v in b.items()} for b in source)
-    trainer.run(moved, report)
+    trainer.run((moved(batch, device, dtype) for batch in source), report)
     return trainer
-
-
-def _moved(value: Tensor | float, device: str, dtype: torch.dtype) -> Tensor | float:
-    if not isinstance(value, Tensor):
-        return value
-    return value.to(device, dtype if value.is_floating_point() else None)

@@ -1,0 +1,50 @@
+"""Numbered examples as batches, made ahead in other processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from earful.train.loop import Batch
+
+Example = dict[str, Tensor]
+
+
+class Numbered(Dataset[Example]):
+    """The examples `first`, `first + 1`, ... of what `make` gives by number."""
+
+    def __init__(self, make: Callable[[int], Example], first: int, count: int) -> None:
+        self.make, self.first, self.count = make, first, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        return self.make(self.first + index)
+
+
+def feed(make: Callable[[int], Example], size: int, step: int, steps: int, workers: int) -> Iterator[Batch]:
+    """The batches of steps `step` to `steps`, the same ones whether or not a run was interrupted.
+
+    make: example by number, all of the same shapes; size: of a batch; workers: processes that make examples.
+    """
+    examples = Numbered(make, step * size, (steps - step) * size)
+    ahead = 4 if workers else None
+    yield from DataLoader(examples, size, num_workers=workers, prefetch_factor=ahead, worker_init_fn=_ignore_ctrl_c)
+
+
+def moved(batch: Batch, device: str, dtype: torch.dtype) -> Batch:
+    """A batch on a device, its floats in `dtype`; what is no tensor is left alone."""
+    return {
+        name: value.to(device, dtype if value.is_floating_point() else None) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, but a worker that dies of it would break the saving of the run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
