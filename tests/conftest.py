@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# name in documents -> family and layout of the tiny checkpoint in its place
-MODELS = {"mistralai/Voxtral-Mini-4B-Realtime-2602": ("voxtral", "hf"), "kyutai/mimi": ("mimi", "hf")}
+# name in documents -> family and layout of the tiny checkpoint in its place, and sizes that its documents count on
+MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "mistralai/Voxtral-Mini-4B-Realtime-2602": ("voxtral", "hf", {}),
+    "kyutai/mimi": ("mimi", "hf", {"codec": {"codebooks": 32}}),
+}
 LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
 
 
@@ -69,9 +72,9 @@ def hub() -> None:
     """A tiny checkpoint in the hub client's cache under each published name."""
     from earful.testing import write_tiny
 
-    for name, (family, layout) in MODELS.items():
+    for name, (family, layout, sizes) in MODELS.items():
         folder = Path(os.environ["HF_HOME"], "hub", f"models--{name.replace('/', '--')}")
         revision = "0" * 40
         (folder / "refs").mkdir(parents=True)
         (folder / "refs" / "main").write_text(revision, encoding="utf-8")
-        write_tiny(family, layout=layout, path=folder / "snapshots" / revision)
+        write_tiny(family, layout=layout, path=folder / "snapshots" / revision, **sizes)

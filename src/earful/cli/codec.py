@@ -35,7 +35,7 @@ Codebooks = Annotated[
     int | None, typer.Option(min=1, help="Codes to a frame; fewer are coarser.", show_default="as many as there are")
 ]
 Audio = Annotated[str, typer.Argument(help="An audio or video file, or - for standard input.")]
-PUBLISHED = "kyutai/mimi"
+MIMI = "kyutai/mimi"
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
 def encode(
     source: Audio,
     target: Annotated[str, typer.Argument(help="The .safetensors file to write, or - for standard output.")],
-    model: Codec = PUBLISHED,
+    model: Codec = MIMI,
     codebooks: Codebooks = None,
     device: Device = "cpu",
 ) -> None:
@@ -69,7 +69,7 @@ def encode(
 def decode(
     source: Annotated[str, typer.Argument(help="A file that `earful codec encode` wrote, or - for standard input.")],
     target: Annotated[str, typer.Argument(help="The .wav file to write, or - for standard output.")],
-    model: Codec = PUBLISHED,
+    model: Codec = MIMI,
     device: Device = "cpu",
 ) -> None:
     """Write codes as audio."""
@@ -101,7 +101,7 @@ def roundtrip(
     target: Annotated[
         str | None, typer.Argument(help="The .wav file to write, or - for standard output.", show_default="none")
     ] = None,
-    model: Codec = PUBLISHED,
+    model: Codec = MIMI,
     codebooks: Codebooks = None,
     device: Device = "cpu",
 ) -> None:

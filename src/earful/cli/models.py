@@ -22,6 +22,7 @@ from earful.errors import EarfulError
 
 PUBLISHED = {
     "mistralai/Voxtral-Mini-4B-Realtime-2602": "Voxtral Realtime, 13 languages, 8.9 GB",
+    "kyutai/mimi": "Mimi, a codec for speech, 385 MB",
 }
 EXTRAS = {  # what each needs
     "voxtral": ("tiktoken",),
