@@ -12,12 +12,14 @@ from earful.checkpoint.table import (
     Codebook,
     Copy,
     Drop,
+    Flat,
     Identity,
     Operation,
     Pointwise,
     RopePairs,
     Same,
     Split,
+    Stacked,
     load,
     row,
     save,
@@ -267,3 +269,20 @@ def test_identity_is_made_and_only_that_is_left_out(tmp_path):
         CheckpointError, match="expected the identity, which this layout leaves out, got another matrix"
     ):
         dict(save(table, held | {"project": 2 * torch.eye(3)}))
+
+
+def test_a_vector_may_have_sizes_of_one_before_its_own():
+    vector = torch.arange(5.0)
+    (there,) = Flat(3).save([vector])
+    assert there.shape == (1, 1, 5)
+    assert torch.equal(Flat(3).load([there])[0], vector)
+
+
+def test_tables_may_be_rows_of_one_with_zeros_behind():
+    tables = [torch.randn(3, 4), torch.randn(1, 4), torch.randn(2, 4)]
+    op = Stacked((3, 1, 2))
+    (there,) = op.save(tables)
+    assert torch.equal(there[:6], torch.cat(tables))
+    assert not there[6:].any()
+    assert there.shape == (7, 4)
+    assert all(torch.equal(one, again) for one, again in zip(tables, op.load([there]), strict=True))

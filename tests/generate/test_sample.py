@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from earful.generate.sample import Sampling, choose
+from earful.generate.sample import Sampling, choose, noise
 
 
 def draws(logits, how, count=2000):
@@ -105,3 +107,31 @@ def test_draws_what_transformers_draws(temperature, top_k, top_p):
     drawn = torch.multinomial(theirs.softmax(-1), 1)[:, 0]
     torch.manual_seed(5)
     assert torch.equal(choose(logits, Sampling(temperature, top_k, top_p)), drawn)
+
+
+def test_noise_depends_on_seed_and_position_alone():
+    seed, position = torch.tensor([5, 6, 5]), torch.tensor([0, 0, 1])
+    together = noise(seed, position, 100)
+    assert torch.equal(together[1:2], noise(seed[1:2], position[1:2], 100))
+    rows = [tuple(row.tolist()) for row in together]
+    assert len(set(rows)) == 3
+    assert torch.isfinite(noise(torch.tensor([0, -1, 2**63 - 1]), torch.tensor([0, 10**9, 3]), 8000)).all()
+
+
+def test_the_largest_with_noise_is_drawn_from_the_distribution():
+    logits, temperature = torch.tensor([1.0, 0.5, -1.0, -math.inf]), 0.7
+    draws = 20_000
+    seeds = torch.full((draws,), 3)
+    ids = (logits + temperature * noise(seeds, torch.arange(draws), 4)).argmax(-1)
+    counts = torch.bincount(ids, minlength=4) / draws
+    torch.testing.assert_close(counts, (logits / temperature).softmax(-1), rtol=0, atol=0.015)
+
+
+def test_noise_of_neighbours_has_nothing_in_common():
+    first = noise(torch.arange(200), torch.zeros(200, dtype=torch.int64), 500)
+    second = noise(torch.arange(200), torch.ones(200, dtype=torch.int64), 500)
+    pairs = [(first[:-1], first[1:]), (first[:, :-1], first[:, 1:]), (first, second)]
+    for one, other in pairs:
+        assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1].abs() < 0.02
+    assert abs(float(first.mean()) - 0.5772) < 0.02
+    assert abs(float(first.var()) - math.pi**2 / 6) < 0.05

@@ -1,4 +1,4 @@
-"""The law for Kyutai Speech-To-Text: what a stream says is what the plain definition says, times and pauses included."""
+"""The law for Kyutai Speech-To-Text: a stream says what the plain definition says, times and pauses included."""
 
 import math
 
