@@ -12,19 +12,61 @@ SILENT_SLOTS = 32 + 17  # before and behind a clip; both libraries step through 
 
 def markdown(found: Json) -> str:
     """The tables of a run."""
-    return "\n".join([setting(found), "", *beside(found), "", *builtin(found)])
+    lines = [setting(found)]
+    if "voxtral" in found:
+        voxtral = {**found, **found["voxtral"]}
+        lines += ["", sizes(voxtral), "", *beside(voxtral), "", *builtin(voxtral)]
+    if "kyutai_stt" in found:
+        for size, speed in found["kyutai_stt"]["speed"].items():
+            lines += ["", *kyutai_stt(size, speed, found)]
+        lines += ["", f"{same_ids(found['kyutai_stt']['same_ids'])} in all three, in float32 at a tiny size."]
+    return "\n".join(lines)
 
 
 def setting(found: Json) -> str:
-    sizes, versions = found["sizes"], found["versions"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    reads = f"reads {found['bandwidth'] / 1e9:.0f} GB/s"
+    return f"Machine: {found['machine']}, {found['threads']} threads, {reads}. {versions}."
+
+
+def sizes(found: Json) -> str:
+    sizes = found["sizes"]
     return (
-        f"Machine: {found['machine']}, {found['threads']} threads, reads {found['bandwidth'] / 1e9:.0f} GB/s. "
-        f"torch {versions['torch']}, transformers {versions['transformers']}. "
-        f"Model: {found['parameters'] / 1e6:.1f} M random parameters in bfloat16, "
+        f"Voxtral Realtime: {found['parameters'] / 1e6:.1f} M random parameters in bfloat16, "
         f"{found['weight_bytes'] / 1e6:.0f} MB: encoder {sizes['encoder_dim']} × {sizes['encoder_layers']} layers, "
         f"decoder {sizes['dim']} × {sizes['layers']} layers, "
         f"vocabulary {sizes['vocab']}. Clip: {found['clip_s']:g} s."
     )
+
+
+def kyutai_stt(size: str, speed: Json, found: Json) -> Iterable[str]:
+    """One size of Kyutai Speech-To-Text: what a frame takes the three libraries."""
+    ours, *others = names = list(speed)
+    yield f"| Kyutai {size}, random weights: ms per frame of 80 ms | {' | '.join(names)} | {ours} beside reading once |"
+    yield "| --- | --- | --- | --- | --- |"
+    parts = {"language_model": "language model, bfloat16", "codec": "codec, float32"}
+    for part, words in parts.items():
+        floor_ms = 1e3 * speed[ours]["weight_bytes"][part] / found["bandwidth"]
+        for streams, step in speed[ours][part].items():
+            cells = [f"{step['median_ms']:.1f}"]
+            for other in others:
+                theirs = speed[other][part][streams]["median_ms"]
+                cells.append(f"{theirs:.1f} ({theirs / step['median_ms']:.1f} ×)")
+            cells.append(f"{step['median_ms'] / floor_ms:.1f} × {floor_ms:.1f} ms")
+            yield f"| {words}, {plural(streams)} | {' | '.join(cells)} |"
+    for streams, step in speed[ours]["live"].items():
+        yield f"| both, from samples to events, {plural(streams)} | {step['median_ms']:.1f} | | | |"
+    for part, words in parts.items():
+        cells = [f"{speed[name][part]['1']['state_bytes'] / 1e6:.1f}" for name in names]
+        yield f"| MB of state of a stream, {words} | {' | '.join(cells)} | |"
+
+
+def plural(streams: str) -> str:
+    return "1 stream" if streams == "1" else f"{streams} streams"
+
+
+def same_ids(first: int) -> str:
+    return "Ids equal" if first < 0 else f"Ids equal up to id {first}"
 
 
 def beside(found: Json) -> Iterable[str]:

@@ -21,5 +21,8 @@ def test_quick_run() -> None:
         "| ids in float32, live | equal |",
         "| text live and offline | equal |",
         "| live: ms per slot, median |",
+        "| language model, bfloat16, 8 streams |",
+        "| codec, float32, 1 stream |",
+        "Ids equal in all three",
     ):
         assert line in done.stdout
