@@ -54,7 +54,7 @@ class Mixer:
         shares = shares or {source: len(numbers) for source, numbers in sources.items()}
         if set(shares) != set(sources):
             raise ValueError(f"expected shares of {sorted(sources)}, got shares of {sorted(shares)}")
-        self.corpus = corpus
+        self.corpus, self.shares = corpus, dict(shares)
         self._sources = [np.array(sources[source]) for source in shares]
         self._shares = np.array(list(shares.values())) / sum(shares.values())
 

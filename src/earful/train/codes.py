@@ -1,0 +1,197 @@
+"""What a codec makes of mixed speech, kept in a memory-mapped cache: a language model learns from nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from earful.models.mimi.model import Mimi
+from earful.train.augment import degrade
+from earful.train.feed import Numbered
+from earful.train.mixing import Mixer, Place
+
+INDEX = "index.json"
+Words = list[tuple[str, float, float]]  # word, start, end in seconds of the example
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How mixed speech becomes examples of codes: all of one length, and each as its seed has it.
+
+    frames: to an example; codebooks: of the codec, the first ones; lead_s: silence before the audio; room_s: behind the
+    last utterance, for the text that comes late; clean: share of the examples that are not degraded.
+    """
+
+    frames: int
+    codebooks: int
+    lead_s: float = 0.0
+    room_s: float = 1.0
+    clean: float = 0.3
+    seed: int = 0
+
+
+class Codes:
+    """The examples of a cache folder; their codes stay on disk until they are asked for."""
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = self.folder = Path(folder)
+        index = _read_index(folder)
+        self._parts = [np.load(_part(folder, n, "npy"), mmap_mode="r") for n in range(len(index["parts"]))]
+        self._words: list[Words] = []
+        for number in range(len(self._parts)):
+            rows = _part(folder, number, "jsonl").read_text(encoding="utf-8").splitlines()
+            self._words += [[(word, start_s, end_s) for word, start_s, end_s in json.loads(row)] for row in rows]
+
+    def __reduce__(self) -> tuple[type[Codes], tuple[Path]]:
+        return Codes, (self.folder,)  # opened again in another process; a mapping would be sent as a copy
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def codes(self, number: int) -> npt.NDArray[np.int64]:
+        """The codes of one example: int64 [codebooks, frames]."""
+        for part in self._parts:
+            if number < len(part):
+                codes: npt.NDArray[np.int64] = part[number].astype(np.int64)
+                return codes
+            number -= len(part)
+        raise IndexError(f"expected an example below {len(self)}, got one beyond")
+
+    def words(self, number: int) -> Words:
+        """What is said in one example, and when, silence before the audio included."""
+        return self._words[number]
+
+
+def build_codes(
+    codec: Mimi,
+    mixer: Mixer,
+    recipe: Recipe,
+    folder: str | Path,
+    versions: int,
+    device: str = "cpu",
+    workers: int = 1,
+    report: Callable[[int, int], None] = lambda done, of: None,
+) -> Codes:
+    """Encode the corpus `versions` times over, mixed and degraded in another way each time, and return all there is.
+
+    Versions that the folder has already are not made again. Raises ValueError when the folder was made with another
+    codec, corpus or recipe.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    index = _read_index(folder)
+    about = {"codec": _checksum(codec), "corpus": _corpus_checksum(mixer), "recipe": vars(recipe)}
+    for name, value in about.items():
+        if index.setdefault(name, value) != value:
+            raise ValueError(f"expected codes made with this {name} in {folder}, got others: build a new folder")
+    seconds = recipe.frames * codec.config.frame_s
+    examples = math.ceil(mixer.corpus.hours * 3600 / seconds)
+    while len(index["parts"]) < versions:
+        _write_part(codec, mixer, recipe, folder, len(index["parts"]), examples, device, workers, report)
+        index["parts"].append(examples)
+        unfinished = folder / f".{INDEX}"
+        unfinished.write_text(json.dumps(index, indent=1), encoding="utf-8")
+        unfinished.replace(folder / INDEX)  # last: a part without its line here is written again
+    return Codes(folder)
+
+
+@dataclass(frozen=True)
+class Version:
+    """The examples of one version: each a pure function of its number."""
+
+    mixer: Mixer
+    recipe: Recipe
+    samples: int  # of an example, with the silence before it
+    number: int
+
+    def _placed(self, example: int) -> tuple[np.random.Generator, list[Place], float]:
+        """Chance as it stands behind the arrangement, the arrangement, and its length in seconds."""
+        rng = np.random.default_rng([self.recipe.seed, self.number, example])
+        seconds = (self.samples - self.lead) / self.mixer.corpus.rate_hz
+        return rng, self.mixer.arrange(rng, seconds - self.recipe.room_s), seconds
+
+    @property
+    def lead(self) -> int:
+        """Samples of silence."""
+        return int(self.recipe.lead_s * self.mixer.corpus.rate_hz)
+
+    def audio(self, example: int) -> npt.NDArray[np.float32]:
+        """What is heard: float32 [samples]."""
+        rng, places, seconds = self._placed(example)
+        audio = self.mixer.mix(rng, places, seconds)
+        babble = partial(self.mixer.babble, rng, seconds)
+        return np.pad(degrade(rng, audio, self.mixer.corpus.rate_hz, babble, self.recipe.clean), (self.lead, 0))
+
+    def words(self, example: int) -> Words:
+        """What is said."""
+        lead_s = self.lead / self.mixer.corpus.rate_hz
+        return [
+            (word, round(lead_s + place.moved(start_s), 4), round(lead_s + place.moved(end_s), 4))
+            for place in self._placed(example)[1]
+            for word, start_s, end_s in self.mixer.utterance(place).words
+        ]
+
+
+@torch.inference_mode()
+def _write_part(
+    codec: Mimi,
+    mixer: Mixer,
+    recipe: Recipe,
+    folder: Path,
+    version: int,
+    examples: int,
+    device: str,
+    workers: int,
+    report: Callable[[int, int], None],
+) -> None:
+    made = Version(mixer, recipe, recipe.frames * codec.config.frame_samples, version)
+    written = folder / f".part-{version:05d}.npy"
+    shape = (examples, recipe.codebooks, recipe.frames)
+    part = np.lib.format.open_memmap(written, mode="w+", dtype=np.uint16, shape=shape)  # type: ignore[no-untyped-call]
+
+    def make(number: int) -> dict[str, Tensor]:
+        return {"samples": torch.from_numpy(made.audio(number))}
+
+    for number, batch in enumerate(DataLoader(Numbered(make, 0, examples), 1, num_workers=workers)):
+        part[number] = codec.encode(batch["samples"][:, None].to(device), recipe.codebooks)[0].cpu().numpy()
+        report(number + 1, examples)
+    part.flush()
+    rows = (json.dumps(made.words(number)) for number in range(examples))
+    _part(folder, version, "jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    os.replace(written, _part(folder, version, "npy"))
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {"parts": []}
+
+
+def _part(folder: Path, number: int, kind: str) -> Path:
+    return folder / f"part-{number:05d}.{kind}"
+
+
+def _checksum(codec: Mimi) -> str:
+    """Of what decides the codes; the way back is left out."""
+    whole = hashlib.sha256(repr(codec.config).encode())
+    for name, tensor in sorted(codec.state_dict().items()):
+        if not name.startswith(("upsample.", "decoder")) and "project_out" not in name:
+            whole.update(tensor.cpu().contiguous().numpy().tobytes())
+    return whole.hexdigest()
+
+
+def _corpus_checksum(mixer: Mixer) -> str:
+    rows = ((u.audio.name, u.start_s, u.duration_s, u.text, u.words) for u in mixer.corpus.utterances)
+    return hashlib.sha256("".join(map(repr, [mixer.shares, *rows])).encode()).hexdigest()

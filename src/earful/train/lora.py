@@ -1,0 +1,88 @@
+"""Low-rank changes of a transformer's matrices: learned beside them, then merged into them or written as a file.
+
+Source: LoRA (Hu et al. 2021); the file is as Kyutai's moshi 0.2.13 has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from earful import registry
+from earful.checkpoint.derived import DOWN, UP
+from earful.checkpoint.fields import read_json
+from earful.checkpoint.files import save_tensors, write_json
+from earful.checkpoint.table import RopePairs
+from earful.models.kyutai_stt.config_kyutai import STEMS
+from earful.models.kyutai_stt.model import KyutaiStt
+
+SCALING = 2
+TARGETS = ["q", "k", "v", "o", "gate", "up", "down"]  # every matrix inside a block
+# Kyutai's names of a block's matrices, and ours, which lie in them one below the other.
+FUSED = {
+    "self_attn.in_proj": ("attn.q", "attn.k", "attn.v"),
+    "self_attn.out_proj": ("attn.o",),
+    "gating.linear_in": ("mlp.gate", "mlp.up"),
+    "gating.linear_out": ("mlp.down",),
+}
+
+
+Pairs = dict[str, tuple[Tensor, Tensor]]  # the narrow matrices [rank, in] and [out, rank] of each changed one, by name
+
+
+class Lora:
+    """Changes of a transformer, which is frozen, in place, but for these; they begin as none."""
+
+    def __init__(self, temporal: nn.Module, rank: int, seed: int = 0) -> None:
+        from peft import LoraConfig, LoraModel
+
+        torch.manual_seed(seed)
+        settings = LoraConfig(r=rank, lora_alpha=SCALING * rank, target_modules=TARGETS, lora_dropout=0.0)
+        self._held = LoraModel(temporal, settings, "default")
+
+    def pairs(self) -> Pairs:
+        """A copy of the changes, without `SCALING`."""
+        found = {}
+        for name, module in self._held.model.named_modules():
+            if hasattr(module, "lora_A"):
+                down, up = module.lora_A["default"].weight, module.lora_B["default"].weight
+                found[name] = (down.detach().clone(), up.detach().clone())
+        return found
+
+    def merge(self) -> None:
+        """Make the changes a part of plain matrices, in place."""
+        self._held.merge_and_unload()
+
+    def drop(self) -> None:
+        """Leave plain matrices without the changes, in place."""
+        self._held.unload()
+
+
+def save_lora(model: KyutaiStt, found: Pairs, folder: str | Path, tokenizer: Path) -> None:
+    """Write a model in Kyutai's layout with its changes in a file of their own, lora.safetensors.
+
+    model: with plain matrices, without the changes. Raises CheckpointError when it cannot.
+    """
+    folder = Path(folder)
+    registry.save_model(model, folder, "kyutai", tokenizer)
+    save_tensors(folder / f"{STEMS['lora_name']}.safetensors", dict(_kyutai_names(model, found)))
+    document: Any = read_json(folder / "config.json")
+    rank = max(len(down) for down, _ in found.values())
+    lora = {"lora": True, "lora_name": f"{STEMS['lora_name']}.safetensors", "lora_rank": rank, "lora_scaling": SCALING}
+    write_json(folder / "config.json", document | lora)
+
+
+def _kyutai_names(model: KyutaiStt, found: Pairs) -> Iterator[tuple[str, Tensor]]:
+    rotary = RopePairs(model.config.temporal.heads)
+    for layer in range(model.config.temporal.layers):
+        for there, names in FUSED.items():
+            pairs = [found[f"layers.{layer}.{name}"] for name in names]
+            turned = [name.endswith((".q", ".k")) for name in names]
+            ups = [rotary.save([up])[0] if turn else up for turn, (_, up) in zip(turned, pairs, strict=True)]
+            stem = f"transformer.layers.{layer}.{there}"
+            yield stem + DOWN, torch.cat([down for down, _ in pairs])  # [parts * rank, in]
+            yield stem + UP, torch.block_diag(*ups)  # [sum of out, parts * rank]
