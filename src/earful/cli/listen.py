@@ -24,7 +24,7 @@ from earful.cli.captions import Captions, Samples
 from earful.cli.interrupts import held
 from earful.cli.options import Delay, Device, Dtype, Model, open_model, word_line
 from earful.errors import AudioError
-from earful.events import Event, Text, Word
+from earful.events import Event, Pause, Text, Word
 from earful.stream.transcript import Segment
 
 BLOCK_S = 0.08
@@ -103,7 +103,7 @@ def played(source: str, rate_hz: int, fast: bool) -> Iterator[Samples]:
 def _display(captions: Captions, format: str, words: bool) -> Iterator[Show]:
     """What shows the events as they come: a picture on a terminal, otherwise lines."""
     if format == "jsonl":
-        yield lambda events, last: _print_lines(_json(e) for e in events if isinstance(e, (Text, Word)))
+        yield lambda events, last: _print_lines(_json(e) for e in events if isinstance(e, (Text, Word, Pause)))
     elif words:
         yield lambda events, last: _print_lines(_words(events))
     elif not sys.stdout.isatty():
@@ -124,7 +124,7 @@ def _words(events: list[Event]) -> Iterator[str]:
     return (word_line(Segment(word.text, word.start_s, word.end_s)) for word in words)
 
 
-def _json(event: Text | Word) -> str:
+def _json(event: Text | Word | Pause) -> str:
     fields = {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(event).items()}
     return json.dumps({"type": type(event).__name__.lower(), **fields}, ensure_ascii=False)
 

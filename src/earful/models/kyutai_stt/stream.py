@@ -59,7 +59,7 @@ class Memo:
     started: bool = False  # some text has been written
     word: str = ""  # the word being written
     open: bool = False  # a word has begun, perhaps with no whole character yet
-    start_s: float = 0.0  # of that word
+    start_s: float = 0.0  # of that word, perhaps before the audio
     written_s: float = 0.0  # where its last piece stands
     waiting: list[Event] = field(default_factory=list)  # for the first call of `events`
     paused: int = 0  # so many VAD heads, shortest pause first, have told of the pause that lasts; bits of a number
@@ -239,8 +239,8 @@ class KyutaiSttStream:
         return found
 
     def _spoken_s(self, memo: Memo) -> float:
-        """When that was said which is written now."""
-        return self._within((memo.position * self.hop - memo.silent) / self.rate_hz - self.config.delay_s, memo)
+        """When that was said which is written now; before the audio it is negative."""
+        return (memo.position * self.hop - memo.silent) / self.rate_hz - self.config.delay_s
 
     def _longest_s(self, memo: Memo) -> float:
         """Where the word that is open ends at the latest."""
@@ -254,7 +254,8 @@ class KyutaiSttStream:
         word, memo.word, memo.open = memo.word, "", False
         if not word:
             return []
-        return [Word(word, memo.start_s, self._within(min(self._spoken_s(memo), self._longest_s(memo)), memo))]
+        end_s = min(self._spoken_s(memo), self._longest_s(memo))
+        return [Word(word, self._within(memo.start_s, memo), self._within(end_s, memo))]
 
     def _pauses(self, pauses: list[float], memo: Memo) -> list[Event]:
         """The pauses that have become likely; each is told once, until a word is written."""
