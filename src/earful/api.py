@@ -18,6 +18,7 @@ from earful.checkpoint.files import fetch
 from earful.errors import AudioError, CheckpointError
 from earful.events import Event, Text, Word
 from earful.models.mimi.model import Mimi
+from earful.nn.linear import pack
 from earful.registry import FAMILIES, load_model, recognise
 from earful.stream.codec import Codes, DecodeStream, EncodeStream
 from earful.stream.engine import Engine, Family
@@ -273,6 +274,7 @@ def load(source: str | Path | None = None, device: str = "cpu", dtype: str | Non
             raise ValueError(f"expected a codec in float32, got {dtype}")
         model, _ = load_model(folder, there, torch.float32)
         assert isinstance(model, Mimi)
+        pack(model)
         return CodecModel(family, model)
     model, tokenizer = load_model(folder, there, DTYPES[dtype] if dtype else None)
     assert tokenizer is not None

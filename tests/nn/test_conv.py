@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from earful.nn.conv import CausalConv1d, CausalConvTranspose1d, ReplicateConv1d
+from earful.nn.linear import pack
 from earful.nn.state import leaves, reset
 from tests.helpers import assert_streams_like_offline
 
@@ -100,3 +101,38 @@ def test_transposed_conv_is_its_sum(kernel, stride):
 def test_a_fresh_state_is_zeros():
     for layer in (CausalConv1d(3, 5, 3), ReplicateConv1d(3, 5, 4, 2), CausalConvTranspose1d(3, 5, 4, 2)):
         assert not any(leaf.any() for leaf in leaves(layer.init_state(2)))
+
+
+LAYERS = {
+    "plain": lambda: CausalConv1d(3, 5, 7),
+    "one step": lambda: CausalConv1d(3, 5, 1),
+    "strided": lambda: CausalConv1d(3, 5, 16, 8),
+    "dilated": lambda: CausalConv1d(3, 5, 3, dilation=4),
+    "no bias": lambda: CausalConv1d(3, 5, 4, 2, bias=False),
+    "replicating": lambda: ReplicateConv1d(3, 5, 4, 2, bias=False),
+    "transposed": lambda: CausalConvTranspose1d(3, 5, 8, 4),
+    "transposed, no bias": lambda: CausalConvTranspose1d(3, 5, 8, 4, bias=False),
+    "transposed, not whole strides": lambda: CausalConvTranspose1d(3, 5, 7, 3),
+    "transposed, long": lambda: CausalConvTranspose1d(3, 5, 13, 2),
+    "transposed, no overlap": lambda: CausalConvTranspose1d(3, 5, 4, 4),
+    "transposed, by channel": lambda: CausalConvTranspose1d(3, 3, 4, 2, groups=3),
+}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", LAYERS)
+def test_packed_layers_are_the_same_and_stream_like_offline(kind):
+    layer, packed = LAYERS[kind](), LAYERS[kind]()
+    packed.load_state_dict(layer.state_dict())
+    pack(packed)
+    by_channel = kind == "transposed, by channel"  # which is no matrix product
+    assert (packed.product is None) == by_channel
+    assert (packed.conv is None) != by_channel
+    x = torch.randn(2, 3, 40)
+    torch.testing.assert_close(packed(x), layer(x))
+    hop = 1 if "transposed" in kind else layer.stride
+    assert_streams_like_offline(packed, channels=3, hop=hop, past=30)
+    state = layer.init_state(2)
+    assert [leaf.shape for leaf in leaves(state)] == [leaf.shape for leaf in leaves(packed.init_state(2))]
+    pack(packed)  # once more changes nothing
+    torch.testing.assert_close(packed(x), layer(x))

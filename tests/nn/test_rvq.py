@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from earful.nn.linear import PackedLinear, pack
 from earful.nn.rvq import Codebook, ResidualQuantizer
 
 
@@ -55,3 +56,12 @@ def test_codebooks_are_no_parameters_and_their_vectors_are_their_own():
     made.codebooks[0].embedding.copy_(made.codebooks[0].embedding.flip(0))
     after = made.encode(torch.randn(1, 5, 6, generator=torch.Generator().manual_seed(1)), 1)
     assert torch.equal(after, 19 - before)  # a change is noticed: nothing was worked out once and kept
+
+
+def test_packed_codebooks_choose_the_same():
+    made, x = quantizer(), torch.randn(3, 50, 6)
+    codes = made.encode(x, 4)
+    pack(made)
+    assert all(isinstance(book.product, PackedLinear) for book in made.codebooks)
+    assert torch.equal(made.encode(x, 4), codes)
+    assert torch.equal(made.encode(x[:1, :1], 4), codes[:1, :, :1])

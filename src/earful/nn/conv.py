@@ -1,4 +1,8 @@
-"""Convolutions that see only the past."""
+"""Convolutions that see only the past.
+
+Over the few steps of a live stream they are matrix products in disguise; packed for inference (nn/linear.py) they are
+computed as such, on windows of x with the channels last.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from earful.nn.linear import PackedLinear
 from earful.nn.state import keep
 
 
@@ -27,7 +32,50 @@ class OverlapState:
     rest: Tensor  # [B, C_out, kernel - stride] what is known so far of the next outputs, without the bias
 
 
-class CausalConv1d(nn.Module):
+class _Windowed(nn.Module):
+    """What convolutions with a past have in common: the product over windows of it and of the new steps."""
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, bias: bool = True, dilation: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv: nn.Conv1d | None = nn.Conv1d(channels_in, channels_out, kernel, stride, dilation=dilation, bias=bias)
+        self.product: PackedLinear | None = None
+        self.channels, self.stride, self.dilation = channels_in, stride, dilation
+        self.history = (kernel - 1) * dilation + 1 - stride
+
+    def as_linear(self) -> nn.Linear:
+        """The matrix that a window is multiplied by: [C_out, kernel * C_in]."""
+        assert self.conv is not None
+        return _linear(self.conv.weight.transpose(1, 2).flatten(1), self.conv.bias)
+
+    def use(self, product: PackedLinear) -> None:
+        self.conv, self.product = None, product
+
+    def new_tail(self, batch: int) -> Tensor:
+        weight = _held(self.conv, self.product)
+        return weight.new_zeros(batch, self.channels, self.history)
+
+    def over(self, tail: Tensor, x: Tensor) -> Tensor:
+        """tail: [B, C_in, history]; x: [B, C_in, T] -> [B, C_out, T / stride]."""
+        if self.product is None:
+            assert self.conv is not None
+            return self.conv(torch.cat([tail, x], dim=-1))  # type: ignore[no-any-return]
+        last = x.transpose(1, 2)
+        if self.history:
+            last = torch.cat([tail.transpose(1, 2), last], dim=1)  # [B, history + T, C_in]
+        windows = last.unfold(1, self.history + self.stride, self.stride)[..., :: self.dilation]
+        return self.product(windows.transpose(2, 3).flatten(2)).transpose(1, 2)  # type: ignore[no-any-return]
+
+    def remember(self, tail: Tensor, x: Tensor, active: Tensor | None) -> None:
+        """Move a tail on over x, which comes behind it."""
+        if x.shape[-1] < self.history:
+            x = torch.cat([tail, x], dim=-1)
+        if self.history:
+            tail.copy_(keep(x[..., -self.history :], tail, active))
+
+
+class CausalConv1d(_Windowed):
     """1-D convolution that sees only the past.
 
     x: [B, C_in, T] with T a multiple of `stride`  ->  [B, C_out, T / stride]
@@ -36,52 +84,38 @@ class CausalConv1d(nn.Module):
     Source: SEANet (Tagliasacchi et al. 2020), in the causal form of streaming encoders.
     """
 
-    def __init__(
-        self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, bias: bool = True, dilation: int = 1
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(channels_in, channels_out, kernel, stride, dilation=dilation, bias=bias)
-        self.stride = stride
-        self.history = (kernel - 1) * dilation + 1 - stride
-
     def init_state(self, batch: int) -> ConvState:
-        return ConvState(self.conv.weight.new_zeros(batch, self.conv.in_channels, self.history))
+        return ConvState(self.new_tail(batch))
 
     def forward(self, x: Tensor, state: ConvState | None = None, active: Tensor | None = None) -> Tensor:
         whole_strides(x, self.stride)
         if state is None:
-            return self.conv(F.pad(x, (self.history, 0)))  # type: ignore[no-any-return]
-        x = torch.cat([state.tail, x], dim=-1)  # [B, C_in, history + T]
-        if self.history:
-            state.tail.copy_(keep(x[..., -self.history :], state.tail, active))
-        return self.conv(x)  # type: ignore[no-any-return]
+            return self.over(x.new_zeros(1, 1, 1).expand(*x.shape[:2], self.history), x)
+        y = self.over(state.tail, x)
+        self.remember(state.tail, x, active)
+        return y
 
 
-class ReplicateConv1d(nn.Module):
+class ReplicateConv1d(_Windowed):
     """`CausalConv1d` of a signal that is preceded by copies of its first step instead of zeros.
 
     Source: Mimi (Défossez et al. 2024), between its two frame rates.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, bias: bool = True) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(channels_in, channels_out, kernel, stride, bias=bias)
-        self.stride = stride
-        self.history = kernel - stride
-
     def init_state(self, batch: int) -> ReplicateState:
-        tail = self.conv.weight.new_zeros(batch, self.conv.in_channels, self.history)
+        tail = self.new_tail(batch)
         return ReplicateState(tail, torch.zeros(batch, dtype=torch.bool, device=tail.device))
 
     def forward(self, x: Tensor, state: ReplicateState | None = None, active: Tensor | None = None) -> Tensor:
         whole_strides(x, self.stride)
         first = x[..., :1].expand(-1, -1, self.history)
         if state is None:
-            return self.conv(torch.cat([first, x], dim=-1))  # type: ignore[no-any-return]
-        x = torch.cat([keep(state.tail, first, state.started), x], dim=-1)  # [B, C_in, history + T]
-        state.tail.copy_(keep(x[..., x.shape[-1] - self.history :], state.tail, active))
+            return self.over(first, x)
+        tail = keep(state.tail, first, state.started)
+        y = self.over(tail, x)
+        self.remember(state.tail, torch.cat([tail, x], dim=-1), active)
         state.started.logical_or_(torch.ones_like(state.started) if active is None else active)
-        return self.conv(x)  # type: ignore[no-any-return]
+        return y
 
 
 class CausalConvTranspose1d(nn.Module):
@@ -96,25 +130,70 @@ class CausalConvTranspose1d(nn.Module):
         self, channels_in: int, channels_out: int, kernel: int, stride: int, bias: bool = True, groups: int = 1
     ) -> None:
         super().__init__()
-        self.conv = nn.ConvTranspose1d(channels_in, channels_out, kernel, stride, groups=groups, bias=bias)
-        self.stride = stride
+        self.conv: nn.ConvTranspose1d | None = nn.ConvTranspose1d(
+            channels_in, channels_out, kernel, stride, groups=groups, bias=bias
+        )
+        self.product: PackedLinear | None = None
+        self.bias: Tensor | None = None  # once packed
+        self.channels, self.stride, self.groups = channels_out, stride, groups
         self.overlap = kernel - stride
 
+    def as_linear(self) -> nn.Linear | None:
+        """The matrix that a step is multiplied by: [pieces * stride * C_out, C_in], zeros beyond the kernel."""
+        assert self.conv is not None
+        if self.groups > 1:
+            return None  # several small products, and few numbers
+        weight = F.pad(self.conv.weight, (0, -self.conv.weight.shape[-1] % self.stride))
+        return _linear(weight.permute(2, 1, 0).flatten(0, 1), None)
+
+    def use(self, product: PackedLinear) -> None:
+        assert self.conv is not None
+        self.bias = None if self.conv.bias is None else self.conv.bias.detach()
+        self.conv, self.product = None, product
+
     def init_state(self, batch: int) -> OverlapState:
-        return OverlapState(self.conv.weight.new_zeros(batch, self.conv.out_channels, self.overlap))
+        return OverlapState(_held(self.conv, self.product).new_zeros(batch, self.channels, self.overlap))
 
     def forward(self, x: Tensor, state: OverlapState | None = None, active: Tensor | None = None) -> Tensor:
         length = x.shape[-1] * self.stride
-        if state is None:
-            return self.conv(x)[..., :length]  # type: ignore[no-any-return]
-        y = F.conv_transpose1d(x, self.conv.weight, None, self.stride, groups=self.conv.groups)
+        if self.product is None:
+            assert self.conv is not None
+            y, bias = F.conv_transpose1d(x, self.conv.weight, None, self.stride, groups=self.groups), self.conv.bias
+        else:
+            y, bias = self._pieces(self.product(x.transpose(1, 2))), self.bias
         # The bias is added to what leaves, not to what is kept, or outputs of two calls would have it twice.
-        y[..., : self.overlap] += state.rest
-        state.rest.copy_(keep(y[..., length:], state.rest, active))
+        if state is not None:
+            y[..., : self.overlap] += state.rest
+            state.rest.copy_(keep(y[..., length : length + self.overlap], state.rest, active))
         y = y[..., :length]
-        return y if self.conv.bias is None else y + self.conv.bias[:, None]
+        return y if bias is None else y + bias[:, None]
+
+    def _pieces(self, y: Tensor) -> Tensor:
+        """What each step adds, in pieces as long as a stride: [B, T, pieces * stride * C_out] -> their sum over time,
+        [B, C_out, (T - 1 + pieces) * stride]."""
+        y = y.unflatten(-1, (-1, self.stride * self.channels))  # [B, T, pieces, stride * C_out]
+        batch, steps, pieces, wide = y.shape
+        total = y.new_zeros(batch, steps - 1 + pieces, wide)
+        for piece in range(pieces):
+            total[:, piece : piece + steps] += y[:, :, piece]
+        return total.view(batch, -1, self.channels).transpose(1, 2)
 
 
 def whole_strides(x: Tensor, stride: int) -> None:
     if x.shape[-1] % stride:
         raise ValueError(f"expected a multiple of {stride} steps, got {x.shape[-1]}")
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    made.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return made
+
+
+def _held(conv: nn.Module | None, product: PackedLinear | None) -> Tensor:
+    """A tensor of the type and on the device of the weights."""
+    weight = product.weight if conv is None else conv.weight  # type: ignore[union-attr]
+    assert isinstance(weight, Tensor)
+    return weight

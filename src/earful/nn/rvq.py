@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from earful.nn.linear import PackedLinear
+
 
 class Codebook(nn.Module):
     """A table of V vectors.
@@ -21,10 +23,22 @@ class Codebook(nn.Module):
         self.register_buffer("embedding", torch.zeros(size, dim))
         self.register_buffer("usage", torch.ones(size))
 
+        self.product: PackedLinear | None = None
+
+    def as_linear(self) -> nn.Linear:
+        """The nearer a vector is to x the larger its output: (|x|² - |x - e|²) / 2, of x and the vectors alone."""
+        size, dim = self.embedding.shape
+        made = nn.Linear(dim, size, device="meta")
+        made.weight = nn.Parameter(self.embedding, requires_grad=False)
+        made.bias = nn.Parameter(-self.embedding.square().sum(-1) / 2, requires_grad=False)
+        return made
+
+    def use(self, product: PackedLinear) -> None:
+        self.product = product
+
     def encode(self, x: Tensor) -> Tensor:
         """The index of the nearest vector. x: [..., D] -> int64 [...]."""
-        # |x - e|² without |x|², which is the same for every e.
-        return torch.argmin(self.embedding.square().sum(-1) - 2 * F.linear(x, self.embedding), dim=-1)
+        return torch.argmax((self.product or self.as_linear())(x), dim=-1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes: int64 [...] -> [..., D]."""

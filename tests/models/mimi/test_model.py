@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from earful.models.mimi.config import MIMI
 from earful.models.mimi.model import Mimi
+from earful.nn.linear import pack
 from earful.nn.state import leaves, nbytes, reset, select
 from earful.testing import tiny_mimi
 from tests.helpers import assert_streams_like_offline
@@ -25,8 +26,11 @@ SIZES = {
 
 
 @cache
-def tiny(sizes: str = "usual") -> Mimi:
-    return tiny_mimi(None, 0, {"codec": SIZES[sizes]})[0].eval()
+def tiny(sizes: str = "usual", packed: bool = False) -> Mimi:
+    model = tiny_mimi(None, 0, {"codec": SIZES[sizes]})[0].eval()
+    if packed:
+        pack(model)
+    return model
 
 
 class Direction(torch.nn.Module):
@@ -48,17 +52,19 @@ class Direction(torch.nn.Module):
         return self.model.decode(codes, state, active)
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_encoding_streams_like_offline(sizes):
-    model = tiny(sizes)
+def test_encoding_streams_like_offline(sizes, packed):
+    model = tiny(sizes, packed)
     frame, window = model.config.frame_samples, model.config.window
     layer = Direction(model, "latents", chunk=5)
     assert_streams_like_offline(layer, 1, past=2 * window, hop=frame, chunk=5 * frame, atol=ATOL)
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_decoding_streams_like_offline(sizes):
-    model = tiny(sizes)
+def test_decoding_streams_like_offline(sizes, packed):
+    model = tiny(sizes, packed)
     past = 2 * model.config.window * model.config.hop
     assert_streams_like_offline(Direction(model, "decode", chunk=5), model.config.codebooks, past, chunk=5, atol=ATOL)
 
@@ -73,6 +79,17 @@ def test_codes_of_a_stream_are_those_of_the_whole():
         parts = [model.encode(part, state=state) for part in samples.split(384 * chunk, dim=-1)]
         assert torch.equal(torch.cat(parts, -1), codes)
     assert min(len(codes[:, q].unique()) for q in range(6)) > 8  # of 32: the comparison means something
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_packed_codec_is_the_same(sizes):
+    model, packed = tiny(sizes), tiny(sizes, packed=True)
+    samples = torch.randn(2, 1, model.config.frame_samples * 20, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(packed.latents(samples), model.latents(samples), rtol=0, atol=ATOL)
+    codes = model.encode(samples)
+    assert torch.equal(packed.encode(samples), codes)
+    torch.testing.assert_close(packed.decode(codes), model.decode(codes), rtol=0, atol=ATOL)
 
 
 @torch.inference_mode()
