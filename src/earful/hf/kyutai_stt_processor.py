@@ -15,13 +15,13 @@ from earful.hf.config import read_config
 from earful.hf.encodec import FILE, EncodecFeatureExtractor, batch_of
 from earful.hf.features import BatchFeature
 from earful.hf.tokenizer import Ids, Tokenizer
+from earful.models.kyutai_stt.processor import EXTRA_S
 from earful.registry import open_checkpoint, tokenizer_of
 from earful.text.sentencepiece import SentencePiece
 from earful.text.tokenizers import JsonTokenizer
 
 WHOLE_FILE = "processor_config.json"  # where current releases of transformers write what older ones write to FILE
 TOKENIZER = "tokenizer.json"
-EXTRA_S = 1.0  # of silence behind the delay, in which the last word is written to its end
 
 
 @dataclass
