@@ -246,8 +246,13 @@ def fitting(tables: Sequence[Table], weights: Weights, parameters: Mapping[str, 
 
     Only names and shapes are looked at, so that `weights` need no file and `parameters` no memory.
     """
-    fits = [Fit(table, weights, parameters) for table in tables]
-    best = min(fits, key=lambda fit: len(fit.missing) + len(fit.unknown))
+    best: Fit | None = None
+    for fit in (Fit(table, weights, parameters) for table in tables):
+        if best is None or fit.misses < best.misses:
+            best = fit
+        if not best.misses:
+            break  # a table takes a while, and a family may have many
+    assert best is not None
     parts = {"missing": best.missing, "not of this model": best.unknown, "misshapen": best.unfit}
     problems = [f"{len(names)} {what}: {some(names)}" for what, names in parts.items() if names]
     if problems:
@@ -280,6 +285,7 @@ class Fit:
                 self.copies[name] = others[0].here[0]
                 expected[name] = parameters[self.copies[name]]
         self.missing = [name for name in expected if name not in weights]
+        self.misses = len(self.missing) + len(self.unknown)
         self.unfit = [
             f"{name} (expected {_kind(tensor)}, got {_kind(weights[name])})"
             for name, tensor in expected.items()
