@@ -30,6 +30,7 @@ class Run:
     """What to train, on what, and how long.
 
     start: a checkpoint folder or hub id to fine-tune, or the name of a preset to train from nothing with `tokenizer`.
+    audio: where decoded audio is kept, by default in the run's folder.
     shares: how much is drawn from each manifest's folder, by its name; as many utterances as each has if empty.
     delays: slots -> share. seconds: of audio in an example; batch: examples in a step.
     """
@@ -39,6 +40,7 @@ class Run:
     folder: Path
     steps: int
     tokenizer: Path | None = None
+    audio: Path | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
     delays: Mapping[int, float] = field(default_factory=lambda: DELAYS)
     clean: float = CLEAN
@@ -59,7 +61,7 @@ def train_run(run: Run, report: Callable[[dict[str, float]], None] = lambda _: N
     Raises CheckpointError for a start that cannot be used and ValueError for manifests that cannot be read.
     """
     model, tokenizer = starting_model(run)
-    corpus = build_cache(run.manifests, run.folder / "audio", model.config.audio.rate_hz)
+    corpus = build_cache(run.manifests, run.audio or run.folder / "audio", model.config.audio.rate_hz)
     slots = model.config.audio.left_slots + round(run.seconds / model.config.slot_s)
     encode = Tekken.from_file(tokenizer).encode
     packer = Packer(corpus, model.config, encode, slots, run.delays, run.phoneme_latency, run.shares or None, run.clean)
@@ -115,8 +117,22 @@ def export(model: VoxtralRealtime, trainer: Trainer, tokenizer: Path, folder: Pa
     registry.save_model(model.bfloat16(), folder, "mistral", tokenizer)
 
 
+# What a picture shows of a run's log, and how it is called there.
+CURVES = {
+    "text": "text loss (nats per token)",
+    "words": "loss of words alone (nats per token)",
+    "words_accuracy": "words (share of ids)",
+    "phoneme_accuracy": "phoneme accuracy (share of frames)",
+    "wave": "waveform (share of its size)",
+    "mel": "log-mel difference (nats)",
+    "commitment": "commitment loss",
+    "sound_accuracy": "sounds (share of steps)",
+    "codes_used": "codes used (share)",
+}
+
+
 def draw_curves(folder: Path, path: Path) -> None:
-    """A picture of a run: the text loss, the phoneme accuracy, and the WER where FOLDER/wer.jsonl has it."""
+    """A picture of a run: its losses and accuracies, and the WER where FOLDER/wer.jsonl has it."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -124,16 +140,19 @@ def draw_curves(folder: Path, path: Path) -> None:
 
     rows = _rows(folder / "log.jsonl")
     scores = _rows(folder / "wer.jsonl") if (folder / "wer.jsonl").exists() else []
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    steps = [row["step"] for row in rows]
-    left.plot(steps, [row["text"] for row in rows], label="text loss (nats per token)")
-    left.plot(steps, [row["phoneme_accuracy"] for row in rows], label="phoneme accuracy (share of frames)")
+    figure, axes = pyplot.subplots(1, 2 if scores else 1, figsize=(11, 4), layout="constrained", squeeze=False)
+    steps, left = [row["step"] for row in rows], axes[0, 0]
+    for name, label in CURVES.items():
+        if name in rows[-1]:
+            left.plot(steps, [row[name] for row in rows], label=label)
     left.set(xlabel="step", ylim=(0, 3))
     left.legend()
-    for kind in sorted({kind for row in scores for kind in row if kind != "step"}):
-        right.plot([r["step"] for r in scores if kind in r], [r[kind] for r in scores if kind in r], "o-", label=kind)
-    right.set(xlabel="step", ylabel="word error rate (%)", ylim=(0, 110))
     if scores:
+        right = axes[0, 1]
+        for kind in sorted({kind for row in scores for kind in row if kind != "step"}):
+            known = [row for row in scores if kind in row]
+            right.plot([row["step"] for row in known], [row[kind] for row in known], "o-", label=kind)
+        right.set(xlabel="step", ylabel="word error rate (%)", ylim=(0, 110))
         right.legend()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
