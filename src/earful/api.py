@@ -20,6 +20,7 @@ from earful.events import Event, Text, Word
 from earful.models.mimi.model import Mimi
 from earful.nn.linear import pack
 from earful.registry import FAMILIES, load_model, recognise
+from earful.stream import pieces
 from earful.stream.codec import Codes, DecodeStream, EncodeStream
 from earful.stream.engine import Engine, Family
 from earful.stream.session import Session
@@ -73,12 +74,18 @@ class SpeechModel:
         return Engine(self._live, slots)
 
     @overload
-    def transcribe(  # type: ignore[overload-overlap]  # a str is a sequence of str, but is one source
-        self, source: Source, *, batch: int = ..., delay_s: float | None = ..., limits: Limits = ...
+    def transcribe(  # a str is a sequence of str too, but is one source
+        self, source: Source, *, batch: int = ..., delay_s: float | None = ..., limits: Limits = ..., **options: Any
     ) -> Transcript: ...
     @overload
     def transcribe(
-        self, source: Sequence[Source], *, batch: int = ..., delay_s: float | None = ..., limits: Limits = ...
+        self,
+        source: Sequence[Source],
+        *,
+        batch: int = ...,
+        delay_s: float | None = ...,
+        limits: Limits = ...,
+        **options: Any,
     ) -> list[Transcript]: ...
     def transcribe(
         self,
@@ -87,15 +94,17 @@ class SpeechModel:
         batch: int = 1,
         delay_s: float | None = None,
         limits: Limits = NO_LIMITS,
+        **options: Any,
     ) -> Transcript | list[Transcript]:
         """The text of a file, an open binary file, or mono float samples [N] at `rate_hz`; or of a list of them.
 
-        batch: how many of a list are heard at once. Raises AudioError for what cannot be read; the error's
-        `outcomes` hold everything that was transcribed, the broken source up to where it broke off.
+        batch: how many of a list are heard at once; options: as in `stream`. Raises AudioError for what cannot be read;
+        the error's `outcomes` hold everything that was transcribed, the broken source up to where it broke off.
         """
         many = isinstance(source, (list, tuple))
         sources: Sequence[Source] = source if many else [source]  # type: ignore[assignment, list-item]
-        outcomes = sorted(self.outcomes(sources, batch=batch, delay_s=delay_s, limits=limits), key=lambda o: o[0])
+        heard = self.outcomes(sources, batch=batch, delay_s=delay_s, limits=limits, **options)
+        outcomes = sorted(heard, key=lambda o: o[0])
         errors = [outcome.error for _, outcome in outcomes if outcome.error is not None]
         if errors:
             errors[0].outcomes = [outcome for _, outcome in outcomes]
@@ -111,6 +120,7 @@ class SpeechModel:
         delay_s: float | None = None,
         limits: Limits = NO_LIMITS,
         on_events: OnEvents = lambda number, events, heard_s: None,
+        **options: Any,
     ) -> Iterator[tuple[int, Outcome]]:
         """Transcribe `batch` sources at a time; yields (number, outcome) as each is done, which may be out of order.
 
@@ -119,12 +129,22 @@ class SpeechModel:
         """
         if batch < 1:
             raise ValueError(f"expected a batch of at least 1, got {batch}")
+        options["delay_s"] = delay_s
+        if isinstance(self._offline, pieces.PieceFamily):
+            each = ((number, _blocks(source, self.rate_hz, limits)) for number, source in enumerate(sources))
+            language = options.get("language") or self.language
+            for recording, events in pieces.transcribe(self._offline, each, batch, **options):
+                on_events(recording.number, events, recording.samples / self.rate_hz)
+                if recording.done:
+                    transcript = recording.transcript(language, self.rate_hz)
+                    yield recording.number, Outcome(sources[recording.number], transcript, recording.error)
+            return
         engine = Engine(self._offline, max(1, min(batch, len(sources))))
         waiting = iter(enumerate(sources))
         hearing: list[_Hearing] = []
         while True:
             while len(hearing) < len(engine.lanes) and (following := next(waiting, None)) is not None:
-                hearing.append(_Hearing(*following, engine, self.rate_hz, limits, delay_s))
+                hearing.append(_Hearing(*following, engine, self.rate_hz, limits, options))
             if not hearing:
                 return
             for one in hearing:
@@ -141,11 +161,11 @@ class _Hearing:
     """One source on its way through an engine."""
 
     def __init__(
-        self, number: int, source: Source, engine: Engine, rate_hz: int, limits: Limits, delay_s: float | None
+        self, number: int, source: Source, engine: Engine, rate_hz: int, limits: Limits, options: dict[str, Any]
     ) -> None:
         self.number, self.source, self.engine, self.rate_hz = number, source, engine, rate_hz
         self.blocks = _blocks(source, rate_hz, limits)
-        self.lane = engine.open(delay_s=delay_s)
+        self.lane = engine.open(**options)
         self.samples = 0
         self.events: list[Event] = []
         self.error: AudioError | None = None

@@ -58,6 +58,11 @@ FAMILIES = {
         streams="earful.models.kyutai_stt.stream:streams",
         wide=("codec.",),
     ),
+    "s2t": Family(
+        layouts="earful.models.s2t.layouts",
+        model="earful.models.s2t.model:Speech2Text",
+        streams="earful.models.s2t.stream:streams",
+    ),
     "mimi": Family(
         layouts="earful.models.mimi.layouts",
         model="earful.models.mimi.model:Mimi",

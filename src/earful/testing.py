@@ -13,9 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earful.checkpoint.files import MAX_SHARD_BYTES
+from earful.generate.beam import Decoding
 from earful.models.kyutai_stt.config import KyutaiSttConfig
 from earful.models.mimi.config import MIMI
 from earful.models.moshi.config import TemporalConfig
+from earful.models.s2t.config import EOS, LANGUAGES, PAD, S2tConfig, StackConfig, TextConfig
+from earful.models.s2t.config import AudioConfig as FbankConfig
+from earful.models.s2t.processor import SPECIAL
 from earful.models.voxtral.config import AudioConfig, DecoderConfig, EncoderConfig, VoxtralConfig
 from earful.models.voxtral.config_files import special_ids
 from earful.registry import FAMILIES, save_model
@@ -186,6 +190,72 @@ def tiny_kyutai_stt(folder: Path, seed: int = 0, changes: Changes | None = None)
     return model, folder / "tokenizer.model"
 
 
+def tiny_s2t(folder: Path, seed: int = 0, changes: Changes | None = None) -> tuple[nn.Module, Path]:
+    """A Speech2Text network of 30 000 parameters in float32 that writes one language, and its vocabulary.
+
+    changes: other sizes under the names "model", "encoder", "decoder", "audio", "text" and "decoding", as in
+    `text={"language_set": "mustc"}, model={"tied": False}`.
+    """
+    changes = changes or {}
+    parts = {"model", "encoder", "decoder", "audio", "text", "decoding"}
+    if not parts >= changes.keys():
+        raise TypeError(
+            f"expected parts of {', '.join(sorted(parts))}, got {', '.join(sorted(changes.keys() - parts))}"
+        )
+    text = replace(TextConfig(), **changes.get("text", {}))
+    vocabulary = tiny_s2t_vocabulary(text)
+    vocabulary.save(folder / "sentencepiece.bpe.model")
+    config = S2tConfig(
+        dim=24,
+        encoder=replace(StackConfig(layers=2, heads=2, mlp_dim=40), **changes.get("encoder", {})),
+        decoder=replace(StackConfig(layers=2, heads=3, mlp_dim=36), **changes.get("decoder", {})),
+        vocab=vocabulary.vocab,
+        conv_channels=28,
+        conv_kernels=(5, 5),
+        source_frames=6000,
+        target_ids=1024,
+        audio=replace(FbankConfig(rate_hz=16_000, bins=20), **changes.get("audio", {})),
+        text=text,
+        decoding=replace(Decoding(beams=3, max_length=24), **changes.get("decoding", {})),
+    )
+    config = replace(config, **changes.get("model", {}))
+    model = FAMILIES["s2t"].build(config)
+    model.load_state_dict(s2t_weights(model, seed), assign=True)
+    return model, folder / "sentencepiece.bpe.model"
+
+
+def tiny_s2t_vocabulary(text: TextConfig) -> SentencePiece:
+    """The four special pieces, the languages if there are any, words and parts of words."""
+    special = [Piece(name, 0.0, Kind.UNKNOWN if name == "<unk>" else Kind.CONTROL) for name in SPECIAL]
+    languages = LANGUAGES[text.language_set] if text.language_set else ()
+    texts = [SPACE, *(SPACE + word for word in TINY_WORDS), *TINY_PARTS]
+    return SentencePiece(
+        [
+            *special,
+            *(Piece(f"<lang:{language}>", 0.0, Kind.USER_DEFINED) for language in languages),
+            *(Piece(text, -1.0 - i / 8) for i, text in enumerate(texts)),
+        ]
+    )
+
+
+def s2t_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Seeded float32 weights for a model on `meta`: texts of some length that depend on the audio."""
+    weights = random_weights(model, seed)
+    for name, tensor in weights.items():
+        if name.endswith("norm.bias"):
+            tensor -= 1
+        elif "cross.v.weight" in name:
+            tensor *= 2  # what is heard counts as much as what has been written
+    # What has just been written counts less than what is heard, or one id would follow itself for ever.
+    for name in ("decoder.embed.weight", "decoder.head.weight"):
+        if name in weights:
+            weights[name] = F.normalize(weights[name]) * 0.4
+            weights[name][EOS] *= 1.3
+    weights["decoder.norm.weight"] *= 4
+    weights["decoder.embed.weight"][PAD] = 0
+    return weights
+
+
 def mimi_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """Seeded float32 weights for a codec on `meta`, whose audio, latents and codebooks are of order 1."""
     generator = torch.Generator().manual_seed(seed)
@@ -220,5 +290,6 @@ def random_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
 TINY: dict[str, Callable[[Path, int, Changes], tuple[nn.Module, Path | None]]] = {
     "kyutai_stt": tiny_kyutai_stt,
     "mimi": tiny_mimi,
+    "s2t": tiny_s2t,
     "voxtral": tiny_voxtral,
 }

@@ -39,8 +39,8 @@ def _constants(rate_hz: int, bins: int) -> tuple[Tensor, Tensor]:
         size = 1 << (window - 1).bit_length()
         hann = torch.hann_window(window, periodic=False, dtype=torch.float64, device="cpu")
         hz = torch.arange(size // 2 + 1, dtype=torch.float64, device="cpu") * (rate_hz / size)
-        ends = _hz_to_mel(torch.tensor([LOWEST_HZ, rate_hz / 2], dtype=torch.float64, device="cpu")).tolist()
-        edges = torch.linspace(*ends, bins + 2, dtype=torch.float64, device="cpu")
+        lowest, highest = _hz_to_mel(torch.tensor([LOWEST_HZ, rate_hz / 2], dtype=torch.float64)).tolist()
+        edges = torch.linspace(lowest, highest, bins + 2, dtype=torch.float64, device="cpu")
         low, peak, high = edges[:-2], edges[1:-1], edges[2:]  # [bins]
         mel = _hz_to_mel(hz)[:, None]
         filters = torch.minimum((mel - low) / (peak - low), (high - mel) / (high - peak)).clamp(min=0)
@@ -70,7 +70,8 @@ def fbank(
     before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
     frames = (frames - PRE_EMPHASIS * before) * povey
     power = torch.fft.rfft(frames, 2 * (len(filters) - 1)).abs().square()  # [B, F, size // 2 + 1]
-    return (power @ filters).clamp(min=FLOOR).log().float()
+    mel: Tensor = power @ filters
+    return mel.clamp(min=FLOOR).log().float()
 
 
 def normalise(features: Tensor, lengths: Tensor, means: bool = True, variances: bool = True) -> Tensor:

@@ -1,0 +1,1 @@
+"""Speech2Text: transcription and translation of whole utterances, with beam search."""

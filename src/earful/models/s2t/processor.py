@@ -1,0 +1,122 @@
+"""Audio to features and text to ids, as Speech2Text wants them; knows nothing of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from earful.audio.fbank import fbank, frame_count, normalise
+from earful.audio.frames import as_samples
+from earful.checkpoint.fields import Fields
+from earful.errors import CheckpointError
+from earful.models.s2t.config import EOS, LANGUAGES, UNK, AudioConfig, TextConfig
+from earful.text.sentencepiece import SPACE, SentencePiece
+
+Clip = npt.NDArray[np.floating[Any]]
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3
+MOST_IDS = 1 << 20
+
+
+def hear(clips: Sequence[Clip], audio: AudioConfig) -> tuple[Tensor, Tensor]:
+    """Features of whole clips [N] in -1..1: float32 [B, F, bins], F of the longest one, and frames of each [B] int64.
+
+    Behind the end of a clip there are zeros; one shorter than a frame has none. Raises AudioError for what is no audio.
+    """
+    lengths = torch.tensor([frame_count(len(clip), audio.rate_hz) for clip in clips])
+    samples = np.zeros((len(clips), max(map(len, clips))), np.float32)
+    for into, clip in zip(samples, clips, strict=True):
+        into[: len(clip)] = as_samples(clip)
+    features = fbank(torch.from_numpy(samples), audio.rate_hz, audio.bins, audio.dither)
+    return normalise(features, lengths, audio.means, audio.variances), lengths
+
+
+def vocabulary_of(tokenizer: Path, pieces: SentencePiece) -> dict[str, int]:
+    """Ids by piece: of the vocab.json beside a SentencePiece model or, where there is none, as the model counts.
+
+    Raises `CheckpointError` where it is none, or the special ids are others than those of every published model.
+    """
+    path = tokenizer.with_name("vocab.json")
+    if path.is_file():
+        fields = Fields.from_file(path)
+        vocabulary = {piece: fields.whole(piece, 0, MOST_IDS) for piece in fields.values}
+    else:
+        path, vocabulary = tokenizer, {piece.text: id for id, piece in enumerate(pieces.pieces)}
+    found = [vocabulary.get(piece) for piece in SPECIAL]
+    if found != list(range(len(SPECIAL))):
+        raise CheckpointError(f"{path}: expected ids 0 to 3 for {' '.join(SPECIAL)}, got {found}")
+    if len(set(vocabulary.values())) != len(vocabulary):
+        raise CheckpointError(f"{path}: expected an id for each piece, got {len(vocabulary)} pieces that share ids")
+    return vocabulary
+
+
+class S2tText:
+    """Text to ids and back.
+
+    Raises `CheckpointError` for a model whose languages have no pieces.
+    """
+
+    def __init__(self, pieces: SentencePiece, vocabulary: Mapping[str, int], text: TextConfig) -> None:
+        self.pieces, self.vocabulary, self.text = pieces, dict(vocabulary), text
+        known = {piece.text: id for id, piece in enumerate(pieces.pieces)}
+        self.names = {id: piece for piece, id in vocabulary.items()}
+        self._bytes = {
+            id: pieces.token_bytes(known[piece]) if piece in known else piece.replace(SPACE, " ").encode()
+            for id, piece in self.names.items()
+        }
+        self.special = set(range(len(SPECIAL)))
+        self.language_ids: dict[str, int] = {}  # by language, in the order of the published list
+        for language in LANGUAGES[text.language_set] if text.language_set else ():
+            name = f"<lang:{language}>"
+            if name not in known:
+                raise CheckpointError(f"{pieces.name}: expected a piece {name}, got none")
+            self.language_ids[language] = known[name]
+        self.special |= set(self.language_ids.values())
+
+    @classmethod
+    def from_file(cls, tokenizer: Path, text: TextConfig) -> S2tText:
+        """Of a SentencePiece model and what lies beside it; raises `CheckpointError` for what cannot be read."""
+        pieces = SentencePiece.from_file(tokenizer)
+        return cls(pieces, vocabulary_of(tokenizer, pieces), text)
+
+    def language_id(self, language: str | None) -> int | None:
+        """The id that a text in a language begins with, None for a model of one language.
+
+        language: None for the usual one. Raises ValueError for one that the model does not have.
+        """
+        if not self.language_ids:
+            if language is not None:
+                raise ValueError(f"expected no language, since this model writes only one, got {language}")
+            return None
+        language = language or self.text.language or next(iter(self.language_ids))
+        if language not in self.language_ids:
+            raise ValueError(f"expected a language of {', '.join(self.language_ids)}, got {language}")
+        return self.language_ids[language]
+
+    def encode(self, text: str, language: str | None = None) -> list[int]:
+        """What the model is to write: the language where it has several, the pieces, the end of the text."""
+        if self.text.lower:
+            text = text.lower()
+        first = self.language_id(language)
+        ids = [self.vocabulary.get(self.pieces.piece(id), UNK) for id in self.pieces.encode(text)]
+        return [*([] if first is None else [first]), *ids, EOS]
+
+    def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
+        """Text of ids. Special ids stand for nothing, or, when kept, for their names with a space behind each."""
+        runs: list[str] = []
+        known = [id if id in self.names else UNK for id in ids]
+        if not keep_special:
+            known = [id for id in known if id not in self.special]
+        for is_special, run in groupby(known, key=lambda id: id in self.special):
+            if is_special:
+                runs += [self.names[id] + " " for id in run]
+            else:
+                said = b"".join(self._bytes[id] for id in run).decode("utf-8", "replace").lstrip(" ")
+                runs.append(said.upper() if self.text.upper else said)
+        return "".join(runs).strip()

@@ -1,0 +1,129 @@
+"""Speech2Text on long audio: it is collected, cut at pauses, and each piece is answered whole.
+
+The encoder hears an utterance to its end before anything is written, so nothing can come while it is spoken: text comes
+at pauses and at the end. Live sessions and files go through the same cuts and have the same text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from earful.audio.pauses import Cutter, Pauses, Piece
+from earful.events import Event, Text, Word
+from earful.generate.beam import Hypothesis, search
+from earful.models.s2t.config import EOS, START, S2tConfig
+from earful.models.s2t.model import Speech2Text
+from earful.models.s2t.processor import S2tText, hear
+
+HOP_S = 0.1  # audio is handed on in these steps
+CHUNK = 10
+
+
+@dataclass
+class Memo:
+    """What is remembered of one session."""
+
+    cutter: Cutter
+    language: int | None  # the id that every text begins with
+    heard: int = 0  # samples
+    started: bool = False  # some text has been written
+    limit_s: float = math.inf  # the length of the audio, once it is known
+
+
+class S2tStream:
+    """Everything about this family that the engine needs; holds no stream itself."""
+
+    def __init__(self, model: Speech2Text, text: S2tText, pauses: Pauses | None = None) -> None:
+        self.model, self.text = model, text
+        self.config: S2tConfig = model.config
+        self.pauses = pauses or Pauses()
+        self.rate_hz = self.config.audio.rate_hz
+        self.hop = round(HOP_S * self.rate_hz)
+        self.before = self.after = self.lead = 0
+        self.chunk = CHUNK
+        self.delay_s = None  # it depends on when the speaker pauses
+
+    def init_state(self, batch: int) -> list[Tensor]:
+        """Nothing is kept on the device between pieces."""
+        return []
+
+    def open(self, state: list[Tensor], slot: int, delay_s: float | None = None, language: str | None = None) -> Memo:
+        """Begin a session. language: what a model of several writes, None for its usual one.
+
+        Raises ValueError for a delay, which cannot be chosen, and for a language that the model does not write.
+        """
+        if delay_s is not None:
+            raise ValueError(f"expected no delay, since text comes at pauses, got {delay_s} s")
+        return Memo(Cutter(self.rate_hz, self.pauses), self.text.language_id(language))
+
+    def step(self, state: list[Tensor], samples: Tensor, counts: list[int]) -> Tensor:
+        """Samples [B, hops * hop] by hop: [B, hops, hop]."""
+        return samples.reshape(len(samples), -1, self.hop)
+
+    def events(self, hops: list[list[float]], memo: Memo) -> list[Event]:
+        """What the next samples complete; those behind the end of the audio are not heard."""
+        samples = np.array(hops, np.float32).ravel()
+        if memo.limit_s < math.inf:
+            samples = samples[: max(0, round(memo.limit_s * self.rate_hz) - memo.heard)]
+        memo.heard += len(samples)
+        return self._answered(memo.cutter.feed(samples), memo)
+
+    def tail_slots(self, memo: Memo) -> int:
+        """One, which nobody hears: a session's last call is made only if there is audio for it."""
+        return 1
+
+    def finish(self, memo: Memo) -> list[Event]:
+        """What the end of the audio completes."""
+        return self._answered(memo.cutter.finish(), memo)
+
+    def _answered(self, pieces: Sequence[Piece], memo: Memo) -> list[Event]:
+        texts = self.answer(pieces, [memo.language] * len(pieces))
+        return [event for piece, text in zip(pieces, texts, strict=True) for event in self.told(text, piece, memo)]
+
+    def answer(self, pieces: Sequence[Piece], languages: Sequence[int | None]) -> list[str]:
+        """The text of each piece, whatever else is in the batch."""
+        found = self.hypotheses([piece.samples for piece in pieces], languages)
+        return [self.text.decode(best[0].ids) for best in found]
+
+    @torch.inference_mode()
+    def hypotheses(
+        self, clips: Sequence[np.ndarray[Any, Any]], languages: Sequence[int | None]
+    ) -> list[list[Hypothesis]]:
+        """The best texts of clips [N] that are at least a frame long, best first."""
+        if not clips:
+            return []
+        weight = self.model.decoder.norm.weight
+        features, lengths = hear(clips, self.config.audio)
+        memory = self.model.hear(features.to(weight.device, weight.dtype), lengths.to(weight.device), alone=True)
+        how = self.config.decoding
+        state = self.model.decoder.init_state(len(clips) * how.beams)
+        return search(self.model.step, state, memory, START, EOS, how, list(languages))
+
+    def told(self, text: str, piece: Piece, memo: Memo) -> list[Event]:
+        """The events of one piece: its words have its time by their letters."""
+        words = text.split()
+        if not words:
+            return []
+        written = (" " if memo.started else "") + text
+        memo.started = True
+        letters = list(accumulate(map(len, words), initial=0))
+        seconds = piece.end_s - piece.start_s
+        edges = [piece.start_s + seconds * share / letters[-1] for share in letters]
+        edges[-1] = piece.end_s  # whatever the rounding
+        heard_s = min(memo.heard / self.rate_hz, memo.limit_s)
+        return [Text(written, heard_s), *(Word(word, *edges[i : i + 2]) for i, word in enumerate(words))]
+
+
+def streams(model: Speech2Text, tokenizer: Path) -> tuple[S2tStream, S2tStream]:
+    """The family for whole files and for live audio, which are the same."""
+    family = S2tStream(model, S2tText.from_file(tokenizer, model.config.text))
+    return family, family
