@@ -29,8 +29,10 @@ def length_of(prompt: int, slots: int | None, max_new_tokens: int | None, max_le
 
 
 def sampling_of(do_sample: bool, temperature: float | None, top_k: int | None, top_p: float | None) -> Sampling:
-    """With the reference's defaults."""
+    """With the reference's defaults; raises ValueError for what would count for nothing."""
     if not do_sample:
+        if (temperature, top_k, top_p) != (None, None, None):
+            raise ValueError("expected do_sample=True with temperature, top_k and top_p, got False")
         return GREEDY
     return Sampling(
         1.0 if temperature is None else temperature, 50 if top_k is None else top_k, 1.0 if top_p is None else top_p

@@ -254,10 +254,10 @@ class KyutaiSpeechToTextForConditionalGeneration(nn.Module):
         config, temporal, rows = self.config, self.core.temporal, len(input_values)
         start_text, start_code = config.start_ids
         prompt = torch.full((rows, 1), start_text, device=self.device) if input_ids is None else input_ids
+        require_shapes(prompt, input_values, padding_mask, past_key_values)
         frames = input_values.shape[-1] // config.frame_size
         length = length_of(prompt.shape[1], frames + 1, max_new_tokens, max_length)
         assert length is not None
-        sampling = sampling_of(do_sample, temperature, top_k, top_p)
         ends = config.eos_token_id if eos_token_id is None else eos_token_id
         filler = config.pad_token_id if pad_token_id is None else pad_token_id
         state = past_key_values
@@ -270,13 +270,31 @@ class KyutaiSpeechToTextForConditionalGeneration(nn.Module):
                 hear(self.core.codec, input_values.float(), config.num_codebooks),
                 torch.full((config.num_codebooks,), start_code, device=self.device),
                 state,
-                sampling,
+                sampling_of(do_sample, temperature, top_k, top_p),
                 () if ends is None else {ends} if isinstance(ends, int) else ends,
                 0 if filler is None else filler,
                 None if padding_mask is None else 1 + frames_of(padding_mask, config.frame_size),
             )
             ids = collected(prompt, islice(written, length - prompt.shape[1]), streamer)
         return GenerateDecoderOnlyOutput(ids, state) if return_dict_in_generate else ids
+
+
+def require_shapes(
+    prompt: Tensor, input_values: Tensor, padding_mask: Tensor | None, state: TemporalState | None
+) -> None:
+    """What `generate` is given must belong together."""
+    shape = list(input_values.shape)
+    if len(shape) != 3 or shape[1] != 1:
+        raise ValueError(f"expected input_values of shape [B, 1, N], got {shape}")
+    if padding_mask is not None and list(padding_mask.shape) != shape[::2]:
+        raise ValueError(f"expected padding_mask of shape {shape[::2]}, got {list(padding_mask.shape)}")
+    if prompt.ndim != 2 or len(prompt) != shape[0]:
+        raise ValueError(f"expected input_ids of shape [{shape[0]}, L], got {list(prompt.shape)}")
+    begun = 0 if state is None else int(state.pos[0])
+    if prompt.shape[1] <= begun:
+        raise ValueError(
+            f"expected input_ids of more than the {begun} positions in past_key_values, got {prompt.shape[1]}"
+        )
 
 
 def core_ids(ids: Tensor, config: KyutaiSpeechToTextConfig) -> Tensor:

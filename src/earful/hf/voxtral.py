@@ -206,8 +206,6 @@ class VoxtralRealtimeForConditionalGeneration(nn.Module):
         """
         if attention_mask is not None and not attention_mask.all():
             raise ValueError("expected an attention_mask of ones, got zeros: all rows have the same prompt")
-        if not do_sample and (temperature, top_k, top_p) != (None, None, None):
-            raise ValueError("expected do_sample=True with temperature, top_k and top_p, got False")
         core, ids, prompt = self.core, self.core.config.ids, input_ids.shape[1]
         whole = input_features if isinstance(input_features, Tensor) else None
         slots = None if whole is None else -(-whole.shape[-1] // core.config.mels_per_slot)
