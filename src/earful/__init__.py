@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from earful.hf import VoxtralRealtimeForConditionalGeneration as VoxtralRealtimeForConditionalGeneration
     from earful.hf import VoxtralRealtimeProcessor as VoxtralRealtimeProcessor
     from earful.hf import VoxtralRealtimeTextConfig as VoxtralRealtimeTextConfig
+    from earful.hf import infer_device as infer_device
     from earful.stream.session import Session as Session
     from earful.stream.transcript import Segment as Segment
     from earful.stream.transcript import Transcript as Transcript
@@ -67,6 +68,7 @@ _NAMES_OF = {
         "VoxtralRealtimeForConditionalGeneration",
         "VoxtralRealtimeProcessor",
         "VoxtralRealtimeTextConfig",
+        "infer_device",
     ),
 }
 _HOME = {name: module for module, names in _NAMES_OF.items() for name in names}

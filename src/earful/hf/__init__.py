@@ -16,6 +16,7 @@ from earful.hf.kyutai_stt import KyutaiSpeechToTextModel as KyutaiSpeechToTextMo
 from earful.hf.kyutai_stt_config import KyutaiSpeechToTextConfig as KyutaiSpeechToTextConfig
 from earful.hf.kyutai_stt_processor import KyutaiSpeechToTextFeatureExtractor as KyutaiSpeechToTextFeatureExtractor
 from earful.hf.kyutai_stt_processor import KyutaiSpeechToTextProcessor as KyutaiSpeechToTextProcessor
+from earful.hf.loading import infer_device as infer_device
 from earful.hf.mimi import MimiModel as MimiModel
 from earful.hf.mimi_config import MimiConfig as MimiConfig
 from earful.hf.processor import VoxtralRealtimeProcessor as VoxtralRealtimeProcessor

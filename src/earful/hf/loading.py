@@ -49,6 +49,11 @@ def device_of(device_map: Device) -> torch.device:
     return torch.device("cpu" if device_map is None else device_map)
 
 
+def infer_device() -> str:
+    """The name of the device that device_map="auto" takes."""
+    return device_of("auto").type
+
+
 def dtype_of(dtype: Dtype) -> torch.dtype | None:
     """A type by name; None, also for "auto", is that of the stored weights."""
     if dtype is None or dtype == "auto":
