@@ -119,3 +119,39 @@ def test_the_rate_rises_stays_and_falls_to_nothing() -> None:
     assert factors[100] == 0
     assert all(a <= b for a, b in itertools.pairwise(factors[:10]))
     assert all(a >= b for a, b in itertools.pairwise(factors[60:]))
+
+
+class Averaging(nn.Module):
+    """One weight that learns, one that is frozen, and a buffer that remembers what was seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix, self.frozen = nn.Linear(6, 5, bias=False), nn.Linear(6, 5)
+        self.frozen.requires_grad_(False)
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("constant", torch.ones(6), persistent=False)
+
+    def forward(self, x: Tensor, y: Tensor, kind: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        self.mean.lerp_(x.detach().mean(0), 0.1)
+        return (self.matrix(x - self.mean) + self.frozen(x) - y).square().mean(), {}
+
+
+def test_buffers_are_resumed_and_what_is_frozen_stays(tmp_path: Path) -> None:
+    def averaging(folder: str) -> Trainer:
+        torch.manual_seed(0)
+        return Trainer(Averaging(), Schedule(12, warmup=3, save_every=5), tmp_path / folder)
+
+    whole = averaging("whole")
+    before = whole.objective.frozen.weight.clone()
+    whole.run(examples())
+    first = averaging("parts")
+    with pytest.raises(StopIteration):
+        first.run(itertools.islice(examples(), 5))
+    second = averaging("parts")
+    assert second.resume()
+    second.run(examples(5))
+    assert torch.equal(whole.objective.mean, second.objective.mean)
+    assert torch.equal(whole.objective.matrix.weight, second.objective.matrix.weight)
+    assert torch.equal(second.objective.frozen.weight, before)
+    assert set(second.masters) == {"matrix.weight"}  # and one optimiser alone had something to do
+    assert len(second.optimisers) == 1
