@@ -27,18 +27,21 @@ class Codebook(nn.Module):
 
     def as_linear(self) -> nn.Linear:
         """The nearer a vector is to x the larger its output: (|x|² - |x - e|²) / 2, of x and the vectors alone."""
-        size, dim = self.embedding.shape
-        made = nn.Linear(dim, size, device="meta")
+        made = nn.Linear(self.embedding.shape[1], self.embedding.shape[0], device="meta")
         made.weight = nn.Parameter(self.embedding, requires_grad=False)
-        made.bias = nn.Parameter(-self.embedding.square().sum(-1) / 2, requires_grad=False)
+        made.bias = nn.Parameter(self._lead(), requires_grad=False)
         return made
 
     def use(self, product: PackedLinear) -> None:
         self.product = product
 
+    def _lead(self) -> Tensor:
+        return -self.embedding.square().sum(-1) / 2
+
     def encode(self, x: Tensor) -> Tensor:
         """The index of the nearest vector. x: [..., D] -> int64 [...]."""
-        return torch.argmax((self.product or self.as_linear())(x), dim=-1)
+        nearness = F.linear(x, self.embedding, self._lead()) if self.product is None else self.product(x)
+        return torch.argmax(nearness, dim=-1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes: int64 [...] -> [..., D]."""
