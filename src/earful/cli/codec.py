@@ -59,10 +59,13 @@ def encode(
     parts, small = [], type_of(codec.model.config.codebook_size)
     heard = hear(source, codec, lambda block: parts.append(stream.feed(block).astype(small)))
     with held():
-        codes = np.concatenate([*parts, stream.finish().astype(small)], axis=1)
+        if heard.whole:
+            parts.append(stream.finish().astype(small))
+        codes = np.concatenate(parts, axis=1)
+        samples = min(heard.samples, codes.shape[1] * codec.frame_samples)
         with written_to(target) as path:
-            write_codes(path, codes, about(codec, model, heard.samples))
-        report(source, target, codec, heard.samples, len(codes))
+            write_codes(path, codes, about(codec, model, samples))
+        report(source, target, codec, samples, len(codes))
     raise typer.Exit(heard.end())
 
 
@@ -116,9 +119,10 @@ def roundtrip(
             write(measured.compare(back.feed(there.feed(block))))
 
         heard = hear(source, codec, take)
-        with held():
-            write(measured.compare(back.feed(there.finish())))
-    report(source, target, codec, heard.samples, codebooks or codec.codebooks, measured)
+        if heard.whole:
+            with held():
+                write(measured.compare(back.feed(there.finish())))
+    report(source, target, codec, measured.samples, codebooks or codec.codebooks, measured)
     raise typer.Exit(heard.end())
 
 
@@ -131,6 +135,7 @@ class Heard:
     samples: int = 0
     error: AudioError | None = None
     stopped: bool = False
+    whole: bool = True  # a second Ctrl-C stops in the middle of a part, of which nothing is known then
 
     def stop(self) -> None:
         """Ctrl-C: there is something to give, or nothing to say."""
@@ -150,21 +155,20 @@ class Heard:
 def hear(source: str, codec: CodecModel, take: Callable[[Samples], None]) -> Heard:
     """Hand on a source in parts, to its end, or to where it breaks off or is stopped.
 
-    Raises AudioError or KeyboardInterrupt where nothing was heard, and KeyboardInterrupt inside of `take`.
+    Raises AudioError or KeyboardInterrupt where nothing was heard.
     """
-    heard, waiting, inside = Heard(source, codec.rate_hz), list[Samples](), False
+    heard, waiting = Heard(source, codec.rate_hz), list[Samples]()
     blocks = open_audio(sys.stdin.buffer if source == "-" else source, codec.rate_hz)
 
     def pass_on() -> None:
-        nonlocal inside
         with held():
-            inside = True
+            heard.whole = False
             part = np.concatenate(waiting)
             take(part)
             waiting.clear()
             heard.samples += len(part)
             progress.update(bar, completed=heard.samples / heard.rate_hz)
-            inside = False
+            heard.whole = True
 
     with progress_bar() as progress:
         known = source != "-" and sys.stderr.isatty()
@@ -173,9 +177,7 @@ def hear(source: str, codec: CodecModel, take: Callable[[Samples], None]) -> Hea
             while gather(blocks, waiting, BATCH * codec.frame_samples, heard):
                 pass_on()
         except KeyboardInterrupt:
-            if inside:  # the second one: what became of this part is not known
-                raise
-            if waiting:
+            if waiting and heard.whole:
                 pass_on()
             heard.stop()
     return heard
@@ -198,6 +200,7 @@ class Fidelity:
 
     def __init__(self) -> None:
         self.signal = self.noise = 0.0
+        self.samples = 0
         self._waiting = np.zeros(0, np.float32)
 
     def hear(self, samples: Samples) -> None:
@@ -207,6 +210,7 @@ class Fidelity:
         """Next to what was heard; returns as much of it as there is something to compare with."""
         heard, self._waiting = np.split(self._waiting, [len(decoded)])
         decoded = decoded[: len(heard)]
+        self.samples += len(heard)
         self.signal += float(np.square(heard, dtype=np.float64).sum())
         self.noise += float(np.square(heard - decoded, dtype=np.float64).sum())
         return decoded
