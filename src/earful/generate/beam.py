@@ -5,6 +5,7 @@ Source: transformers 5.23 for the order of the rules, whose ids it gives; with `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -76,7 +77,8 @@ class _Utterance:
                     following.append((ids, score))
                     self.parents.append(parent)
             elif rank < how.beams:
-                self.done.append(Hypothesis(ids, score / written**how.length_penalty))
+                filler = score < NEVER / 2  # takes a place like any other, and is no answer
+                self.done.append(Hypothesis(ids, -math.inf if filler else score / written**how.length_penalty))
         self.done = sorted(self.done, key=lambda hypothesis: -hypothesis.score)[: how.beams]
         self.running = following
         if not following:
@@ -129,7 +131,7 @@ def search(
             if one.advance(candidates, how, end, prompt=1):
                 kept.append(row)
             else:
-                found[one.number] = one.done
+                found[one.number] = [hypothesis for hypothesis in one.done if hypothesis.score > -math.inf]
         index = torch.tensor([row * how.beams + parent for row in kept for parent in going[row].parents], device=device)
         if len(kept) == len(going):
             reorder(state, index)

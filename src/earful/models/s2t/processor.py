@@ -108,11 +108,13 @@ class S2tText:
         return [*([] if first is None else [first]), *ids, EOS]
 
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
-        """Text of ids. Special ids stand for nothing, or, when kept, for their names with a space behind each."""
+        """Text of ids. Special ids stand for nothing, or, when kept, for their names with a space behind each.
+
+        An id that the vocabulary does not have is written as <unk>, as the reference does.
+        """
         runs: list[str] = []
-        known = [id if id in self.names else UNK for id in ids]
-        if not keep_special:
-            known = [id for id in known if id not in self.special]
+        kept = (id for id in ids if keep_special or id not in self.special)
+        known = (id if id in self.names else UNK for id in kept)
         for is_special, run in groupby(known, key=lambda id: id in self.special):
             if is_special:
                 runs += [self.names[id] + " " for id in run]
