@@ -74,6 +74,7 @@ def train_mimi(run: MimiRun, report: Callable[[dict[str, float]], None] = lambda
     corpus = build_cache(run.manifests, run.audio or run.folder / "audio", model.config.rate_hz)
     crops = Crops(Mixer(corpus, run.shares or None), model.config, run.seconds, run.clean)
     schedule = Schedule(run.steps, matrix_rate=run.matrix_rate, other_rate=run.other_rate)
+    torch.manual_seed(run.seed)  # for the head that names sounds
     objective = MimiObjective(model).to(run.device)
     trainer = Trainer(objective, schedule, run.folder)
     trainer.resume()
