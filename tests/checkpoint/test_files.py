@@ -354,6 +354,18 @@ class Hub:
             ["model-00001-of-00001.safetensors", "model.safetensors.index.json", "spm.model"],
             ["model-00001-of-00001.safetensors", "model.safetensors.index.json", "spm.model"],
         ),
+        (  # Kyutai's, with the codec in a file of its own
+            ["config.json", "model.safetensors", "mimi-pytorch-e351c8d8@125.safetensors", "tokenizer.model", "a.wav"],
+            ["config.json", "mimi-pytorch-e351c8d8@125.safetensors", "model.safetensors", "tokenizer.model"],
+        ),
+        (
+            ["config.json", "model.q8.safetensors", "tokenizer-e351c8d8-checkpoint125.safetensors", "spm.model"],
+            ["config.json", "model.q8.safetensors", "spm.model", "tokenizer-e351c8d8-checkpoint125.safetensors"],
+        ),
+        (
+            ["config.json", "lm.safetensors", "tokenizer-e351c8d8-checkpoint125.safetensors"],
+            ["config.json", "lm.safetensors", "tokenizer-e351c8d8-checkpoint125.safetensors"],
+        ),
     ],
 )
 def test_weights_are_downloaded_once(tmp_path, monkeypatch, names, taken):

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -29,6 +30,7 @@ MAX_TENSOR_DIMS = 8
 MAX_SHARD_BYTES = 5_000_000_000  # as transformers splits
 METADATA = {"format": "pt"}  # transformers refuses a file without it
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+CODEC_WEIGHTS = ("mimi*.safetensors", "tokenizer-*.safetensors")  # beside the model's, in Kyutai's repositories
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = {
     "F64": torch.float64,
@@ -352,8 +354,9 @@ def fetch(source: str | Path, revision: str | None = None) -> Path:
     hint = "or give a local folder"
     try:
         for weights in ("model*.safetensors*", "*.safetensors*"):
-            folder = Path(snapshot_download(source, revision=revision, allow_patterns=["*.json", "*.model", weights]))
-            if any(name.endswith(".safetensors") for name in found(folder)):
+            wanted = ["*.json", "*.model", *CODEC_WEIGHTS, weights]
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
+            if any(fnmatch(name, weights) and name.endswith(".safetensors") for name in found(folder)):
                 break
     except GatedRepoError as error:
         raise CheckpointError(
