@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,19 @@ class OneRowLinear(nn.Linear):
             switch.enabled = before
 
 
+@runtime_checkable
+class Disguised(Protocol):
+    """A layer that is a linear one in another form."""
+
+    product: PackedLinear | None
+
+    def as_linear(self) -> nn.Linear | None:
+        """That linear layer; None where it would be no gain."""
+
+    def use(self, product: PackedLinear) -> None:
+        """Compute with it, packed, from now on."""
+
+
 def _joined(*layers: nn.Linear) -> tuple[Tensor, Tensor | None]:
     """Weights [sum of out, in], and biases [sum of out] where some layer has one."""
     if len(layers) == 1:
@@ -81,7 +94,6 @@ def pack(model: nn.Module, one_row: bool = False) -> None:
     """Make a model one for inference alone, in place: layers are packed where that is possible, and not saved again.
 
     A module whose layers share an input names them in `joined`: attribute of the packed layer -> names of the parts.
-    One that is a linear layer in disguise gives that as `as_linear()`, if it is one, and takes the packed one by `use`.
     one_row: for calls with a single row; a model made for these may be packed for others later, not the other way.
     """
     for module in list(model.modules()):
@@ -91,7 +103,7 @@ def pack(model: nn.Module, one_row: bool = False) -> None:
                 setattr(module, name, _inferring(layers, one_row))
                 for part in parts:
                     delattr(module, part)
-        if hasattr(module, "as_linear") and getattr(module, "product", None) is None:
+        if isinstance(module, Disguised) and module.product is None:
             linear = module.as_linear()
             if linear is not None and packs(linear.weight):
                 module.use(PackedLinear(linear))

@@ -11,7 +11,7 @@ import torch
 from earful.audio.frames import Framer
 from earful.models.mimi.model import Mimi
 
-CHUNK = 8  # frames to a call at most; more of them wait for each other
+CHUNK = 16  # frames to a call at most; more of them wait for each other
 
 Codes = npt.NDArray[np.integer[Any]]
 
