@@ -277,14 +277,15 @@ def own(steps: int, x: Tensor) -> Tensor:
 
 def grown(state: DecoderState, steps: int, dtype: torch.dtype) -> View:
     """What the next steps may see, once there is room for them."""
-    capacity = state.layers[0].keys.shape[2]
-    missing = int(state.pos.max()) + steps - capacity
-    if missing > 0:
-        more = math.ceil(missing / GROWTH) * GROWTH
+    known = int(state.pos.max()) + steps
+    more = math.ceil((known - state.layers[0].keys.shape[2]) / GROWTH) * GROWTH
+    if more > 0:
         for kv in state.layers:
             kv.keys, kv.values = F.pad(kv.keys, (0, 0, 0, more)), F.pad(kv.values, (0, 0, 0, more))
-        capacity += more
-    return View.ring(state.pos, steps, capacity - steps + 1, capacity, dtype)
+    query = state.pos[:, None] + torch.arange(steps, device=state.pos.device)  # [R, T]
+    unseen = torch.arange(known, device=query.device) > query[:, :, None]  # [R, T, S]
+    mask = torch.zeros(unseen.shape, dtype=dtype, device=query.device).masked_fill_(unseen, float("-inf"))
+    return View(mask[:, None], (torch.arange(len(query), device=query.device)[:, None], query))
 
 
 class Speech2Text(nn.Module):
