@@ -22,6 +22,8 @@ from earful.errors import EarfulError
 
 PUBLISHED = {
     "mistralai/Voxtral-Mini-4B-Realtime-2602": "Voxtral Realtime, 13 languages, 8.9 GB",
+    "kyutai/stt-1b-en_fr": "Kyutai Speech-To-Text, English and French, 2.4 GB",
+    "kyutai/stt-2.6b-en": "Kyutai Speech-To-Text, English, 5.6 GB",
     "kyutai/mimi": "Mimi, a codec for speech, 385 MB",
 }
 EXTRAS = {  # what each needs
@@ -52,7 +54,7 @@ def models() -> None:
 def convert(
     source: Annotated[str, typer.Argument(help="A checkpoint folder or a hub id.")],
     target: Annotated[Path, typer.Argument(help="The folder to write.")],
-    layout: Annotated[str, typer.Option(help="hf or mistral.")] = "hf",
+    layout: Annotated[str, typer.Option(help="hf, mistral or kyutai, as the model has them.")] = "hf",
     dtype: Dtype = None,
 ) -> None:
     """Write a checkpoint in another layout, in another precision, or both."""
