@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -182,6 +184,33 @@ def test_pipes(earful, folder, codec, talk, encoded, pipes, tmp_path):
     ran, content = pipes(earful, b"no codes", "codec", "decode", "-", "-", *model)
     one_line(ran, "standard input: expected a safetensors header")
     assert content == b""
+
+
+def test_pipes_with_a_name(earful, folder, talk, encoded, tmp_path):
+    """As a shell makes them; nor may a device be replaced by a file, which as root it could be."""
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    assert earful("codec", "encode", talk, pipe, "--model", folder).code == 0
+    reader.join()
+    assert got == [encoded.read_bytes()]
+    writer = threading.Thread(target=lambda: pipe.write_bytes(got[0]))
+    writer.start()
+    assert earful("codec", "decode", pipe, tmp_path / "a.wav", "--model", folder).code == 0
+    writer.join()
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "pipe", "talk.safetensors"]
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "roundtrip"])
+def test_a_target_that_cannot_be_is_found_out_at_once(earful, talk, encoded, tmp_path, monkeypatch, command):
+    monkeypatch.setattr(module, "open_codec", lambda *arguments: pytest.fail("expected an error before"))
+    source = encoded if command == "decode" else talk
+    one_line(
+        earful("codec", command, source, tmp_path), f"{tmp_path}: expected the name of a file to write, got a folder"
+    )
+    one_line(earful("codec", command, source, talk / "a.wav"), f"{talk}: ")
 
 
 @pytest.mark.parametrize("command", ["encode", "decode", "roundtrip"])

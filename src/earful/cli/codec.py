@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from earful.cli import INTERRUPTED, fail
 from earful.cli.interrupts import held
 from earful.cli.options import Device, shown
 from earful.cli.progress import progress_bar
-from earful.errors import AudioError, CheckpointError
+from earful.errors import AudioError, CheckpointError, EarfulError
 
 Samples = npt.NDArray[np.float32]
 BATCH = 16  # frames to a part: Ctrl-C waits for the end of one
@@ -53,7 +53,7 @@ def encode(
     device: Device = "cpu",
 ) -> None:
     """Write audio as codes."""
-    refuse_terminal(target)
+    prepare(target)
     codec = open_codec(model, device)
     stream = codec.encode_stream(codebooks)
     parts, small = [], type_of(codec.model.config.codebook_size)
@@ -76,7 +76,7 @@ def decode(
     device: Device = "cpu",
 ) -> None:
     """Write codes as audio."""
-    refuse_terminal(target)
+    prepare(target)
     with read_from(source) as path:
         codes, said = read_codes(path)
     codec = open_codec(model, device)
@@ -109,7 +109,7 @@ def roundtrip(
     device: Device = "cpu",
 ) -> None:
     """Encode audio and decode it again: how it sounds, and what it costs."""
-    refuse_terminal(target)
+    prepare(target)
     codec = open_codec(model, device)
     there, back, measured = codec.encode_stream(codebooks), codec.decode_stream(), Fidelity()
     with wav(target, codec.rate_hz) if target else nullcontext(lambda samples: None) as write:
@@ -251,9 +251,14 @@ def report(
     typer.echo(line, err=target == "-")
 
 
-def refuse_terminal(target: str | None) -> None:
+def prepare(target: str | None) -> None:
+    """Find out now, and not after an hour of audio, where nothing can be written."""
     if target == "-" and sys.stdout.isatty():
         raise typer.BadParameter("expected a file or a pipe for -, got a terminal")
+    if target not in (None, "-"):
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        if Path(target).is_dir():
+            raise EarfulError(f"{shown(target)}: expected the name of a file to write, got a folder")
 
 
 def wav(target: str, rate_hz: int, samples: int | None = None) -> AbstractContextManager[Callable[[Samples], None]]:
@@ -262,26 +267,35 @@ def wav(target: str, rate_hz: int, samples: int | None = None) -> AbstractContex
 
 @contextmanager
 def read_from(source: str) -> Iterator[Path]:
-    """A file to read; standard input is kept in one."""
-    if source != "-":
+    """A file to read; what comes through a pipe is kept in one."""
+    if source != "-" and is_plain(source):
         yield Path(source)
         return
     with tempfile.TemporaryDirectory(prefix="earful-") as folder:
         path = Path(folder, "standard input")
-        with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+        with path.open("wb") as file, opened(source, "rb", sys.stdin) as pipe:
+            shutil.copyfileobj(pipe, file)
         yield path
 
 
 @contextmanager
 def written_to(target: str) -> Iterator[Path]:
-    """A file to write; that of standard output is copied there when it is whole."""
-    if target != "-":
+    """A file to write; for a pipe or a device it is copied there when it is whole."""
+    if target != "-" and is_plain(target):
         yield Path(target)
         return
     with tempfile.TemporaryDirectory(prefix="earful-") as folder:
         path = Path(folder, "standard output")
         yield path
-        with path.open("rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        with path.open("rb") as file, opened(target, "wb", sys.stdout) as pipe:
+            shutil.copyfileobj(file, pipe)
+            pipe.flush()
+
+
+def is_plain(name: str) -> bool:
+    """Whether there is a file of this name, or could be: no pipe, no device."""
+    return Path(name).is_file() or not Path(name).exists()
+
+
+def opened(name: str, mode: str, standard: TextIO) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(standard.buffer) if name == "-" else open(name, mode)  # type: ignore[return-value]
