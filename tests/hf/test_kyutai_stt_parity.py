@@ -159,6 +159,21 @@ def test_transcripts(both):
         assert theirs.shape[1] == 1 + inputs.input_values.shape[-1] // both.model.config.frame_size
 
 
+def test_their_published_window_hears_the_first_frame_twice(both):
+    """That is all that it does: the same from us, once the audio has its first frame twice."""
+    inputs = both.processor(both.clips[0])
+    both.their_model.generation_config.audio_window_size = 1
+    both.their_model.codec_model.generation_config.use_cache = True  # as published
+    with their_manners():
+        theirs = both.their_model.generate(**theirs_of(both, both.clips[0]), max_new_tokens=20, do_sample=False)
+    both.their_model.generation_config.audio_window_size = None
+    first = inputs.input_values[..., : both.model.config.frame_size]
+    twice = torch.cat([first, inputs.input_values], dim=-1)
+    ours = both.model.generate(input_values=twice, max_new_tokens=20)
+    codes = both.model.codec_model.encode(twice, num_quantizers=both.model.config.num_codebooks).audio_codes
+    assert_same_ids(both, ours, theirs, codes)
+
+
 def test_transcripts_of_a_batch(both):
     inputs = both.processor(both.clips, padding=True)
     ours = both.model.generate(**inputs)
@@ -191,3 +206,19 @@ def test_prompts_and_ends(both):
     if torch.equal(free[:, : theirs.shape[1]], theirs):
         assert torch.equal(ours, theirs)
     assert_same_ids(both, both.model.generate(prompt, **inputs, max_new_tokens=6), prompted, codes.audio_codes)
+
+
+def test_what_is_saved_loads_in_theirs(both, tmp_path):
+    both.model.save_pretrained(tmp_path)
+    both.processor.save_pretrained(tmp_path)
+    with their_manners():
+        model = transformers.KyutaiSpeechToTextForConditionalGeneration.from_pretrained(tmp_path)
+        processor = transformers.AutoProcessor.from_pretrained(tmp_path)
+    assert type(processor) is type(both.their_processor)
+    expected = both.their_model.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    for name in ("audio_delay_seconds", "audio_silence_prefix_seconds", "sampling_rate"):
+        assert getattr(processor.feature_extractor, name) == getattr(both.processor.feature_extractor, name)
+    assert processor.tokenizer("one two").input_ids == both.processor.tokenizer.encode("one two")
+    assert processor.tokenizer.pad_token_id == both.processor.tokenizer.pad_token_id == 3
