@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 from pathlib import Path
@@ -111,5 +112,5 @@ def test_the_streams_own_events_give_words_and_times_back(said, timing):
     assert [event.text for event in found] == [word for word, _ in words]
     for event, (_, start_s) in zip(found, words, strict=True):
         assert start_s - FRAME_S - 1e-6 <= event.start_s <= start_s + 1e-6
-    for event, following in zip(found, found[1:], strict=False):
+    for event, following in itertools.pairwise(found):
         assert event.start_s < event.end_s <= following.start_s + 1e-9

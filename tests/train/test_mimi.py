@@ -18,8 +18,8 @@ from earful.models.mimi.model import Mimi
 from earful.testing import tiny_mimi, write_tiny
 from earful.train import mimi
 from earful.train.data import Corpus, Utterance, build_cache
-from earful.train.mimi import Crops, MimiRun, initialise, starting_codec, train_mimi
 from earful.train.loop import Schedule
+from earful.train.mimi import Crops, MimiRun, initialise, starting_codec, train_mimi
 from earful.train.mixing import Mixer
 from earful.train.objectives import IGNORED, MimiObjective, mel_distance
 from earful.train.targets import SILENCE, SOUND_IDS

@@ -69,9 +69,10 @@ def save_lora(model: KyutaiStt, found: Pairs, folder: str | Path, tokenizer: Pat
     """
     folder = Path(folder)
     registry.save_model(model, folder, "kyutai", tokenizer)
-    save_tensors(folder / f"{STEMS['lora_name']}.safetensors", dict(_kyutai_names(model, found)))
+    tensors = dict(_kyutai_names(model, found))
+    save_tensors(folder / f"{STEMS['lora_name']}.safetensors", tensors)
     document: Any = read_json(folder / "config.json")
-    rank = max(len(down) for down, _ in found.values())
+    rank = max(len(tensor) for name, tensor in tensors.items() if name.endswith(DOWN))
     lora = {"lora": True, "lora_name": f"{STEMS['lora_name']}.safetensors", "lora_rank": rank, "lora_scaling": SCALING}
     write_json(folder / "config.json", document | lora)
 
