@@ -136,7 +136,7 @@ class Cutter:
         begin = max(self._used, start - self._margin, 0)
         self._used = last
         samples = self._held[(begin - self._first) * self._hop : (last - self._first) * self._hop].copy()
-        return Piece(samples, start * FRAME_S, end * FRAME_S)
+        return Piece(samples, start * self._hop / self.rate_hz, end * self._hop / self.rate_hz)
 
     def _forget(self) -> None:
         """Let go of what no piece will need."""
