@@ -16,6 +16,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mistralai/Voxtral-Mini-4B-Realtime-2602": ("voxtral", "hf", {}),
     "kyutai/mimi": ("mimi", "hf", {"codec": {"codebooks": 32}}),
     "kyutai/stt-1b-en_fr": ("kyutai_stt", "kyutai", {}),
+    "kyutai/stt-2.6b-en": ("kyutai_stt", "kyutai", {}),
     "kyutai/stt-2.6b-en-trfs": ("kyutai_stt", "hf", {"codec": {"rate_hz": 24_000, "ratios": (8, 6, 5, 4)}}),
 }
 LOOPBACK = {"localhost", "127.0.0.1", "::1", "", None}
