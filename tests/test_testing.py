@@ -50,6 +50,20 @@ def weights_of(folder):
     return load_model(folder)[0].state_dict()
 
 
+def test_a_tiny_codec_is_the_same_in_every_layout_and_varies_with_the_seed(tmp_path):
+    first = weights_of(write_tiny("mimi", "hf", path=tmp_path / "a"))
+    again = weights_of(write_tiny("mimi", "kyutai", path=tmp_path / "b"))
+    other = weights_of(write_tiny("mimi", "hf", path=tmp_path / "c", seed=1))
+    assert all(torch.allclose(first[name], again[name], rtol=3e-7, atol=0) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+    smaller = load_model(write_tiny("mimi", path=tmp_path / "d", codec={"window": 3, "ratios": (2,)}))[0].config
+    assert (smaller.window, smaller.frame_samples) == (3, 4)
+    with pytest.raises(TypeError, match="expected the part codec, got decoder"):
+        write_tiny("mimi", path=tmp_path / "e", decoder={"window": 3})
+    with pytest.raises(TypeError, match="depth"):
+        write_tiny("mimi", path=tmp_path / "e", codec={"depth": 3})
+
+
 def test_the_same_seed_gives_the_same_model_in_every_layout(tmp_path):
     first = weights_of(write_tiny("voxtral", "hf", path=tmp_path / "a"))
     again = weights_of(write_tiny("voxtral", "mistral", path=tmp_path / "b"))
