@@ -43,11 +43,21 @@ class _Windowed(nn.Module):
         self.product: PackedLinear | None = None
         self.channels, self.stride, self.dilation = channels_in, stride, dilation
         self.history = (kernel - 1) * dilation + 1 - stride
+        # Steps enter the product a stride at a time where that moves fewer numbers than whole windows do.
+        self.pieces = kernel // stride
+        self.by_stride = (
+            kernel % stride == 0 and 1 in (stride, dilation) and self.pieces * channels_out < kernel * channels_in
+        )
 
     def as_linear(self) -> nn.Linear:
-        """The matrix that a window is multiplied by: [C_out, kernel * C_in]."""
+        """The matrix that a window is multiplied by: [C_out, kernel * C_in]; or each stride of it, for its part in as
+        many outputs as there are pieces: [pieces * C_out, stride * C_in]."""
         assert self.conv is not None
-        return _linear(self.conv.weight.transpose(1, 2).flatten(1), self.conv.bias)
+        weight, bias = self.conv.weight.transpose(1, 2), self.conv.bias  # [C_out, kernel, C_in]
+        if not self.by_stride:
+            return _linear(weight.flatten(1), bias)
+        weight = weight.unflatten(1, (self.pieces, -1)).transpose(0, 1).flatten(2).flatten(0, 1)
+        return _linear(weight, None if bias is None else F.pad(bias, (len(weight) - len(bias), 0)))
 
     def use(self, product: PackedLinear) -> None:
         self.conv, self.product = None, product
@@ -64,8 +74,19 @@ class _Windowed(nn.Module):
         last = x.transpose(1, 2)
         if self.history:
             last = torch.cat([tail.transpose(1, 2), last], dim=1)  # [B, history + T, C_in]
+        if self.by_stride:
+            return self._sum(self.product(last.flatten(1).unflatten(1, (-1, self.stride * self.channels))))
         windows = last.unfold(1, self.history + self.stride, self.stride)[..., :: self.dilation]
         return self.product(windows.transpose(2, 3).flatten(2)).transpose(1, 2)  # type: ignore[no-any-return]
+
+    def _sum(self, parts: Tensor) -> Tensor:
+        """What each stride of the past and of x adds, [B, S, pieces * C_out] -> outputs, [B, C_out, T / stride]."""
+        last, *before = reversed(parts.chunk(self.pieces, dim=-1))
+        outputs = parts.shape[1] - self.dilation * len(before)
+        y = last[:, -outputs:]
+        for age, part in enumerate(before, 1):
+            y = y + part[:, (len(before) - age) * self.dilation :][:, :outputs]
+        return y.transpose(1, 2)
 
     def remember(self, tail: Tensor, x: Tensor, active: Tensor | None) -> None:
         """Move a tail on over x, which comes behind it."""
