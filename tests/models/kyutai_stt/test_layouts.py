@@ -161,9 +161,10 @@ def test_the_lists_are_what_the_references_build(case):
 
 
 @pytest.mark.parametrize("case", ["1b", "1b with VAD heads", "2.6b"])
-def test_the_published_configuration_of_kyutai(tmp_path, case):
+@pytest.mark.parametrize("fuser", [None, {"sum": [], "cross": [], "prepend": []}])
+def test_the_published_configuration_of_kyutai(tmp_path, case, fuser):
     _, name, model = PUBLISHED[case]
-    write_config(tmp_path, **(LARGER if model == "stt-2.6b-en" else {}))
+    write_config(tmp_path, fuser=fuser, **(LARGER if model == "stt-2.6b-en" else {}))
     assert recognise(tmp_path) == ("kyutai_stt", "kyutai")
     assert read_kyutai(tmp_path, listed("kyutai", name)) == PRESETS[model]
     assert LAYOUTS["kyutai"].tokenizer(tmp_path).startswith("tokenizer_en_")
@@ -190,6 +191,12 @@ def test_a_written_configuration_is_read_as_it_was(tmp_path, model):
     assert {key: written[key] for key in written.keys() - ours_alone} == {
         key: published[key] for key in published.keys() - ours_alone - {"model_id"}
     }
+
+
+def test_settings_that_say_nothing_are_no_silence():
+    for settings in ({}, {"audio_delay_seconds": None, "audio_silence_prefix_seconds": None}):
+        config = from_hf(Fields({"model_type": "kyutai_speech_to_text"}, "config.json"), Fields(settings, ""))
+        assert (config.delay_s, config.prefix_s) == (0.0, 0.0)
 
 
 def test_a_written_folder_of_hugging_face_has_the_trained_start_ids():
@@ -395,7 +402,7 @@ def test_changes_that_do_not_fit_are_refused(changes, message):
         ({"card": 64}, "expected codes of 32 values as in the codec, got 64"),
         ({"existing_text_padding_id": 0}, "expected two different ids below 320 .*, got 0 and 0"),
         ({"stt_config": {"audio_delay_seconds": -1}}, "expected audio_delay_seconds to be a number of 0 to 60"),
-        ({"conditioners": {"description": {}}}, "expected conditioners to be {}"),
+        ({"conditioners": {"description": {}}}, "expected conditioners to be none, got {'description': {}}"),
         ({"moshi_name": "../model.safetensors"}, "expected moshi_name to be the name of a file in the same folder"),
         ({"mimi_name": "hf://kyutai/mimi/x.safetensors"}, "expected mimi_name to be the name of a file in the same"),
         ({"mimi_name": "mimi.pt"}, "expected mimi_name to be a safetensors file: .* never opened"),

@@ -86,10 +86,14 @@ def from_hf(config: Fields, extractor: Fields) -> KyutaiSttConfig:
         vad_classes=0,
         pad_id=config.whole("pad_token_id", 0, 1 << 20, 3),
         word_id=WORD_ID,
-        delay_s=extractor.number("audio_delay_seconds", 0, MAX_DELAY_S, 0.0),
-        prefix_s=extractor.number("audio_silence_prefix_seconds", 0, MAX_DELAY_S, 0.0),
+        delay_s=_seconds(extractor, "audio_delay_seconds"),
+        prefix_s=_seconds(extractor, "audio_silence_prefix_seconds"),
     )
     return checked(result, config.where)
+
+
+def _seconds(extractor: Fields, key: str) -> float:
+    return 0.0 if extractor.values.get(key) is None else extractor.number(key, 0, MAX_DELAY_S)
 
 
 def _rope_base(fields: Fields, default: float) -> float:

@@ -120,7 +120,9 @@ def read_kyutai(folder: Path, weights: Weights) -> KyutaiSttConfig:
     """From config.json; raises `CheckpointError` naming file and key, and what came instead."""
     fields = Fields.from_file(folder / "config.json")
     fields.only(**FIXED)
-    fields.only(kv_repeat=1, norm_emb=False, bias_proj=False, text_card_out=None, fuser=None, conditioners={})
+    fields.only(kv_repeat=1, norm_emb=False, bias_proj=False, text_card_out=None)
+    if fields.values.get("conditioners"):  # without any, a fuser has nothing to do
+        raise fields.unfit("conditioners", "none")
     named = sizes(fields, KEYS, list(KEYS), {})
     dim, heads = named["dim"], named["heads"]
     if dim % heads:
