@@ -1,0 +1,91 @@
+"""`earful train` for the families that hear through codes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from earful.audio.io import write_wav
+from earful.testing import write_tiny
+
+RATE_HZ = 4_800  # of tiny codecs
+
+
+@pytest.fixture
+def tones(tmp_path):
+    folder = tmp_path / "tones"
+    folder.mkdir()
+    samples = (0.3 * np.sin(np.arange(4 * RATE_HZ) / 3)).astype(np.float32)
+    write_wav(folder / "a.wav", samples, RATE_HZ)
+    words = [["low", 0.2, 0.5], ["high", 0.7, 1.0]]
+    rows = [{"audio": "a.wav", "start": s, "duration": 1.3, "text": "low high", "words": words} for s in (0, 1.3, 2.6)]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "manifest.jsonl"
+
+
+@pytest.fixture
+def train(earful, tones, tmp_path):
+    def run(family, start, *options):
+        common = ["--steps", 2, "--batch", 2, "--seconds", 1.6, "--workers", 0, "--audio", tmp_path / "audio"]
+        output = tmp_path / f"run-{family}"
+        return earful("train", tones, "--family", family, "--start", start, "--output", output, *common, *options)
+
+    return run
+
+
+def test_a_codec_and_then_a_recogniser(earful, train, tones, tmp_path, monkeypatch):
+    from earful.train import kyutai_stt
+
+    sizes = {"dim": 32, "layers": 1, "heads": 2, "head_dim": 16, "mlp_dim": 40, "window": 10}
+    monkeypatch.setitem(kyutai_stt.PRESETS, "kyutai-small", sizes)
+    codec = tmp_path / "run-mimi" / "model"
+    ran = train("mimi", write_tiny("mimi", path=tmp_path / "tiny"))
+    assert (ran.code, ran.out, ran.err) == (0, f"{codec}\n", "")
+    model = tmp_path / "run-kyutai_stt" / "model"
+    options = ["--codec", codec, "--versions", 1, "--delay-s", 0.4, "--dtype", "float32"]
+    ran = train("kyutai_stt", "kyutai-small", *options, "--tokenizer", tokenizer(tmp_path))
+    assert (ran.code, ran.out, ran.err) == (0, f"{model}\n", "")
+    for output in (codec.parent, model.parent):
+        assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert earful("transcribe", tones.parent / "a.wav", "--model", model).code == 0
+
+
+def tokenizer(folder):
+    from earful.testing import tiny_sentencepiece
+
+    tiny_sentencepiece().save(folder / "tokenizer.model")
+    return folder / "tokenizer.model"
+
+
+def test_low_rank_changes_in_a_file_of_their_own(earful, train, tones, tmp_path):
+    start = write_tiny("kyutai_stt", "kyutai", path=tmp_path / "start")
+    ran = train("kyutai_stt", start, "--versions", 1, "--lora", 2, "--no-merge", "--dtype", "float32")
+    assert ran.code == 0
+    model = tmp_path / "run-kyutai_stt" / "model"
+    assert (model / "lora.safetensors").is_file()
+    assert earful("transcribe", tones.parent / "a.wav", "--model", model).code == 0
+
+
+@pytest.mark.parametrize(
+    "family, options, message",
+    [
+        ("s3t", [], "expected one of voxtral, kyutai_stt, mimi, got 's3t'"),
+        ("mimi", ["--lora", "2"], "--lora: expected no such option for mimi, got one"),
+        ("mimi", ["--dtype", "bfloat16"], "--dtype: expected no such option for mimi, got one"),
+        ("kyutai_stt", ["--delay", "3=1"], "--delay: expected no such option for kyutai_stt, got one"),
+        ("voxtral", ["--pad-weight", "1"], "--pad-weight: expected no such option for voxtral, got one"),
+    ],
+)
+def test_misused(train, family, options, message):
+    ran = train(family, "nowhere", *options)
+    assert (ran.code, len(ran.complaints)) == (2, 1)
+    assert message in ran.err
+
+
+def test_a_start_of_another_family(train, tmp_path):
+    start = write_tiny("mimi", path=tmp_path / "tiny")
+    ran = train("kyutai_stt", start)
+    assert (ran.code, len(ran.complaints)) == (1, 1)
+    assert "expected a Kyutai Speech-To-Text model, got Mimi" in ran.err
