@@ -160,7 +160,8 @@ def _write_part(
     made = Version(mixer, recipe, recipe.frames * codec.config.frame_samples, version)
     written = folder / f".part-{version:05d}.npy"
     shape = (examples, recipe.codebooks, recipe.frames)
-    part = np.lib.format.open_memmap(written, mode="w+", dtype=np.uint16, shape=shape)  # type: ignore[no-untyped-call]
+    kind = np.min_scalar_type(codec.config.codebook_size - 1)
+    part = np.lib.format.open_memmap(written, mode="w+", dtype=kind, shape=shape)  # type: ignore[no-untyped-call]
 
     def make(number: int) -> dict[str, Tensor]:
         return {"samples": torch.from_numpy(made.audio(number))}
