@@ -75,7 +75,7 @@ def write(folder: Path, sizes: Sizes, dtype: torch.dtype = torch.bfloat16) -> in
     tekken = tokenizer(sizes.vocab)
     tekken.save(folder / "tekken.json")
     model = FAMILIES["voxtral"].build(config(sizes, tekken))
-    weights = random_weights(model, seed=0)
+    weights = random_weights(model, seed=1)  # with 0 two ids lie within 1e-5, where rounding decides
     # No id is written all the time for the length of its embedding, and the end of text never.
     embedding = F.normalize(weights["decoder.embed.weight"])
     embedding[tekken.special_id("</s>")] = 0
