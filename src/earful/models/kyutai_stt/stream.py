@@ -88,6 +88,8 @@ class KyutaiSttStream:
 
     @torch.inference_mode()
     def init_state(self, batch: int) -> StreamState:
+        if batch > 1:
+            pack(self.model.temporal)  # it was made for one row
         device = self.model.temporal.norm.weight.device
         count = torch.zeros(batch, dtype=torch.int64, device=device)
         return StreamState(
@@ -276,6 +278,8 @@ def streams(model: KyutaiStt, tokenizer: Path) -> tuple[KyutaiSttStream, KyutaiS
 
     The model is one for inference from here on: see `pack`.
     """
-    pack(model)
+    pack(model.temporal, one_row=True)
+    pack(model.vad_heads)
+    pack(model.codec)
     stream = KyutaiSttStream(model, SentencePiece.from_file(tokenizer))
     return stream, stream
