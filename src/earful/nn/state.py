@@ -47,9 +47,11 @@ def row(state: S, slot: int) -> S:
 
 
 def reorder(state: Any, index: Tensor) -> None:
-    """Slot i becomes what slot index[i] was, in place (beam search)."""
-    for leaf in leaves(state):
-        leaf.copy_(leaf[index])
+    """Slot i becomes what slot index[i] was, in place (beam search); only slots that change are written."""
+    moved = (index != torch.arange(len(index), device=index.device)).nonzero()[:, 0]
+    if len(moved):
+        for leaf in leaves(state):
+            leaf.index_copy_(0, moved, leaf.index_select(0, index[moved]))
 
 
 def nbytes(state: Any) -> int:
