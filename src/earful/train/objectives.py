@@ -18,7 +18,7 @@ IGNORED = -100  # a label that costs nothing
 Z_WEIGHT = 1e-4  # keeps the logits' normaliser near zero, so that the text cannot drown the audio
 RESOLUTIONS = ((0.08, 80), (0.04, 64), (0.02, 40), (0.01, 20))  # windows in seconds, and mel bins
 QUIETEST = 2e-5  # of a mel band's amplitude: differences below are not heard
-COMMITMENT = 0.25
+WAVE, COMMITMENT = 0.3, 0.25  # weights; phases that few bits cannot hold must not make the model fall silent
 
 
 class VoxtralObjective(nn.Module):
@@ -100,7 +100,7 @@ class MimiObjective(nn.Module):
         with torch.no_grad():
             right = (named.argmax(-1) == sounds).sum() / (sounds != IGNORED).sum().clamp(min=1)
             used = torch.stack([_share_used(book.usage) for book in model.quantizer.acoustic.codebooks]).mean()  # type: ignore[arg-type]
-        loss = wave + mel_weight * mel + COMMITMENT * commitment + sound_weight * sound
+        loss = WAVE * wave + mel_weight * mel + COMMITMENT * commitment + sound_weight * sound
         parts = {"wave": wave, "mel": mel, "commitment": commitment, "sound": sound}
         parts |= {"sound_accuracy": right, "codes_used": used}
         return loss, {name: part.detach() for name, part in parts.items()}

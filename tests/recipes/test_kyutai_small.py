@@ -1,0 +1,46 @@
+"""The recipe of the small pair: its commands are ones that exist, and its curve is drawn from a run's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from earful.audio.io import write_wav
+from earful.testing import write_tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "kyutai-small"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "dumb", "COLUMNS": "200"}
+
+
+def test_its_commands_take_their_options() -> None:
+    commands = (RECIPE / "run.sh").read_text() + (RECIPE / "README.md").read_text()
+    subprocess.run(["sh", "-n", RECIPE / "run.sh"], check=True)
+    trained = re.findall(r"^earful train .*(?:\\\n.*)*", commands, re.MULTILINE)
+    assert len(trained) == 3
+    help_command = [sys.executable, "-m", "earful", "train", "--help"]
+    shown = subprocess.run(help_command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stdout
+    for option in {option for command in trained for option in re.findall(r"--[a-z-]+", command)}:
+        assert f"{option} " in shown, option
+
+
+def test_the_curve_of_a_run(tmp_path: Path) -> None:
+    write_tiny("kyutai_stt", path=tmp_path / "run" / "model")
+    (tmp_path / "run" / "state.json").write_text('{"step": 7}')
+    row = {"step": 7, "loss": 2.0, "text": 2.0, "words": 3.0, "words_accuracy": 0.1}
+    (tmp_path / "run" / "log.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "heldout").mkdir()
+    write_wav(tmp_path / "heldout" / "a.wav", np.zeros(4800, np.float32), 4800)
+    manifest = tmp_path / "heldout" / "manifest.jsonl"
+    manifest.write_text('{"audio": "a.wav", "text": "one two"}\n')
+    subprocess.run([sys.executable, RECIPE / "curve.py", tmp_path / "run", manifest], check=True, env=ENVIRONMENT)
+    (scored,) = map(json.loads, (tmp_path / "run" / "wer.jsonl").read_text().splitlines())
+    assert scored["step"] == 7
+    assert scored["heldout"] > 0
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
