@@ -253,6 +253,35 @@ def test_chance_belongs_to_the_session():
     assert len({*map(tuple, [alone, *together])}) == 3
 
 
+def test_chance_is_another_one_at_each_position(monkeypatch):
+    family = tiny_family("like 1b")
+    monkeypatch.setattr(family.model.temporal, "logits", lambda hidden: hidden.new_zeros(len(hidden), 320))
+    engine = Engine(family)
+    lane = engine.open(temperature=1.0, seed=3)
+    lane.framer.feed(np.zeros(60 * HOP, np.float32))
+    engine.pump()
+    ids = ids_of(lane.memo)
+    assert len(ids) == 61
+    assert len(set(ids)) > 20  # of 50 that are allowed
+
+
+def test_prompts_of_frozen_sessions_wait():
+    """A slot that sits out a step is asked for an id all the same, which may be the next piece."""
+    family, rng = tiny_family("like 1b"), np.random.default_rng(0)
+    options = {"prompt": "the dog is it one two three", "temperature": 3.0}
+    samples = clip(family, 30 * HOP).samples
+    lone = Engine(family)
+    alone = lone.open(**options)
+    hear_all(lone, rng, [(alone, samples)])
+    for _ in range(4):
+        engine = Engine(family, 3)
+        lanes = [engine.open(**options), engine.open(), engine.open(temperature=1.0)]
+        lanes[1].framer.feed(samples)
+        engine.pump()  # the other two are frozen for as long
+        hear_all(engine, rng, [(lane, samples) for lane in (lanes[0], lanes[2])])
+        assert ids_of(lanes[0].memo) == ids_of(alone.memo)
+
+
 def test_a_prompt_is_written_first():
     family = tiny_family("like 1b")
     pieces = family.tokenizer.encode("the dog is it 日本")
