@@ -8,7 +8,7 @@ from torch import nn
 
 from earful.nn.attention import Attention, View, products
 from earful.nn.linear import OneRowLinear, PackedLinear, pack, packs
-from earful.nn.mlp import GatedMLP
+from earful.nn.mlp import MLP, GatedMLP
 from earful.nn.rope import Rope
 
 # of outputs around 1: one rounding of bfloat16 is 1/256
@@ -74,6 +74,18 @@ def test_one_row_is_multiplied_by_plain_weights_until_they_are_packed(dtype):
 
 
 @TYPES
+@pytest.mark.parametrize("rows", range(6))
+def test_a_packed_network_of_few_rows_is_the_plain_one(dtype, rows):
+    plain = MLP(36, 52).to(dtype)
+    model = copy.deepcopy(plain)
+    pack(model)
+    assert isinstance(model.up, PackedLinear)
+    x = torch.randn(rows, 1, 36, dtype=dtype)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), plain(x), rtol=0, atol=TOLERANCE[dtype])
+
+
+@TYPES
 def test_a_large_ring_is_looked_at_by_products(dtype, monkeypatch):
     asked = []
     monkeypatch.setattr("earful.nn.attention.products", lambda *a: asked.append(1) or products(*a))
@@ -83,7 +95,7 @@ def test_a_large_ring_is_looked_at_by_products(dtype, monkeypatch):
     view = View.ring(pos, steps, 5, 32, dtype)
     with torch.inference_mode():
         expected = layer(x, rope, View.whole(steps, 5, dtype, x.device))
-        for large, called in ((2 * 32 * 8 + 1, 0), (2 * 32 * 8, 1)):
+        for large, called in ((2 * 32 * 8 * dtype.itemsize + 1, 0), (2 * 32 * 8 * dtype.itemsize, 1)):
             monkeypatch.setattr("earful.nn.attention.LARGE", large)
             y = layer(x, rope, view, layer.init_state(1, 32))
             assert len(asked) == called

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from earful.nn.rope import Rope
 
 BLOCK = 64  # a ring that fills up is looked at in whole blocks, so that few different shapes occur
-LARGE = 1 << 18  # numbers in the keys of a call
+LARGE = 1 << 19  # bytes in the keys of a call
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Attention(nn.Module):
             q = q.unflatten(1, (self.kv_heads, groups)).flatten(2, 3)  # [B, G, groups * T, K]
             mask = mask[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)  # no copy either for one step
         # CPUs are faster at plain products than at the fused kernel, in bfloat16 two or three times.
-        plain = kv is not None and k.device.type == "cpu" and k.numel() >= LARGE
+        plain = kv is not None and k.device.type == "cpu" and k.numel() * k.itemsize >= LARGE
         y = products(q, k, v, mask) if plain else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         if groups > 1:
             y = y.unflatten(2, (groups, -1)).flatten(1, 2)  # [B, H, T, K]

@@ -7,6 +7,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from earful.nn.linear import PackedLinear
+
 
 class GatedMLP(nn.Module):
     """down(silu(gate(x)) * up(x)). x: [..., D] -> [..., D]. Source: SwiGLU (Shazeer 2020)."""
@@ -34,4 +36,5 @@ class MLP(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
+        up = self.up(x, then="gelu") if isinstance(self.up, PackedLinear) else F.gelu(self.up(x))
+        return self.down(up)  # type: ignore[no-any-return]
