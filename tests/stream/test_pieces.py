@@ -35,7 +35,8 @@ class Counting:
     def open(self, state, slot, language=None):
         return Memo(Cutter(RATE), language)
 
-    def answer(self, pieces, languages):
+    def answer(self, pieces, memos):
+        assert len(memos) == len(pieces)
         self.batches.append([len(piece.samples) for piece in pieces])
         return [f"{len(piece.samples)}" for piece in pieces]
 

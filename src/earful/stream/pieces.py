@@ -29,7 +29,7 @@ class PieceFamily(Protocol):
 
     def open(self, state: Any, slot: int, **options: Any) -> Any: ...
     def init_state(self, batch: int) -> Any: ...
-    def answer(self, pieces: Sequence[Piece], languages: Sequence[int | None]) -> list[str]: ...
+    def answer(self, pieces: Sequence[Piece], memos: Sequence[Any]) -> list[str]: ...
     def told(self, text: str, piece: Piece, memo: Any) -> list[Event]: ...
 
 
@@ -110,7 +110,7 @@ def transcribe(
         waiting.sort(key=lambda one: len(one[0].cut[one[1]].samples))
         while waiting:
             now = [waiting.pop() for _ in range(min(size, len(waiting)))]  # the longest first: memory is soon known
-            texts = family.answer([r.cut[i] for r, i in now], [r.memo.language for r, _ in now])
+            texts = family.answer([r.cut[i] for r, i in now], [r.memo for r, _ in now])
             for (recording, index), text in zip(now, texts, strict=True):
                 recording.answers[index] = text
                 recording.cut[index] = replace(recording.cut[index], samples=NOTHING)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import earful
-from earful.audio.pauses import Cutter
+from earful.audio.pauses import Cutter, Pauses
 from earful.errors import AudioError
 from earful.events import Text, Word
+from earful.generate.beam import Decoding
 from earful.stream.engine import Engine
 from earful.stream.session import Session
 from earful.testing import write_tiny
@@ -108,7 +109,8 @@ def test_pieces_are_those_of_the_cutter():
     family = model()._offline
     cutter = Cutter(RATE)
     pieces = cutter.feed(samples) + cutter.finish()
-    texts = [family.answer([piece], [None])[0] for piece in pieces]
+    memo = family.open([], 0)
+    texts = [family.answer([piece], [memo])[0] for piece in pieces]
     assert " ".join(text for text in texts if text) == model().transcribe(samples).text
 
 
@@ -140,6 +142,17 @@ def test_another_language_is_another_text():
         translator.transcribe(samples, delay_s=0.5)
     with pytest.raises(TypeError, match="mood"):
         translator.transcribe(samples, mood="good")
+
+
+def test_another_search_and_other_pauses():
+    samples, times = talk(0)
+    greedy, usual = (model().transcribe(samples, decoding=how) for how in (Decoding(1, 9), None))
+    assert greedy.text != usual.text
+    assert said(live(model().stream(decoding=Decoding(1, 9)), samples, np.random.default_rng(1))) == greedy.text
+    longer = model().transcribe(samples, pauses=Pauses(pause_s=1.5))
+    assert len(longer.text) < len(usual.text)  # one piece, cut off where a text may not be longer
+    assert longer.words[0].start_s == pytest.approx(times[0][0], abs=0.06)
+    assert longer.words[-1].end_s == pytest.approx(times[-1][1], abs=0.06)
 
 
 def test_news_comes_while_files_are_heard():

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from earful.audio.pauses import Cutter, Pauses, Piece
 from earful.events import Event, Text, Word
-from earful.generate.beam import Hypothesis, search
+from earful.generate.beam import Decoding, Hypothesis, search
 from earful.models.s2t.config import EOS, START, S2tConfig
 from earful.models.s2t.model import Speech2Text
 from earful.models.s2t.processor import S2tText, hear
@@ -34,6 +35,7 @@ class Memo:
 
     cutter: Cutter
     language: int | None  # the id that every text begins with
+    decoding: Decoding
     heard: int = 0  # samples
     started: bool = False  # some text has been written
     limit_s: float = math.inf  # the length of the audio, once it is known
@@ -42,10 +44,9 @@ class Memo:
 class S2tStream:
     """Everything about this family that the engine needs; holds no stream itself."""
 
-    def __init__(self, model: Speech2Text, text: S2tText, pauses: Pauses | None = None) -> None:
+    def __init__(self, model: Speech2Text, text: S2tText) -> None:
         self.model, self.text = model, text
         self.config: S2tConfig = model.config
-        self.pauses = pauses or Pauses()
         self.rate_hz = self.config.audio.rate_hz
         self.hop = round(HOP_S * self.rate_hz)
         self.before = self.after = self.lead = 0
@@ -56,14 +57,25 @@ class S2tStream:
         """Nothing is kept on the device between pieces."""
         return []
 
-    def open(self, state: list[Tensor], slot: int, delay_s: float | None = None, language: str | None = None) -> Memo:
-        """Begin a session. language: what a model of several writes, None for its usual one.
+    def open(
+        self,
+        state: list[Tensor],
+        slot: int,
+        delay_s: float | None = None,
+        language: str | None = None,
+        decoding: Decoding | None = None,
+        pauses: Pauses | None = None,
+    ) -> Memo:
+        """Begin a session.
 
-        Raises ValueError for a delay, which cannot be chosen, and for a language that the model does not write.
+        language: what a model of several writes, None for its usual one; decoding: how texts are searched for, None for
+        the checkpoint's way; pauses: where speech is cut. Raises ValueError for a delay, which cannot be chosen, and
+        for a language that the model does not write.
         """
         if delay_s is not None:
             raise ValueError(f"expected no delay, since text comes at pauses, got {delay_s} s")
-        return Memo(Cutter(self.rate_hz, self.pauses), self.text.language_id(language))
+        how = decoding or self.config.decoding
+        return Memo(Cutter(self.rate_hz, pauses), self.text.language_id(language), how)
 
     def step(self, state: list[Tensor], samples: Tensor, counts: list[int]) -> Tensor:
         """Samples [B, hops * hop] by hop: [B, hops, hop]."""
@@ -86,25 +98,28 @@ class S2tStream:
         return self._answered(memo.cutter.finish(), memo)
 
     def _answered(self, pieces: Sequence[Piece], memo: Memo) -> list[Event]:
-        texts = self.answer(pieces, [memo.language] * len(pieces))
+        texts = self.answer(pieces, [memo] * len(pieces))
         return [event for piece, text in zip(pieces, texts, strict=True) for event in self.told(text, piece, memo)]
 
-    def answer(self, pieces: Sequence[Piece], languages: Sequence[int | None]) -> list[str]:
-        """The text of each piece, whatever else is in the batch."""
-        found = self.hypotheses([piece.samples for piece in pieces], languages)
-        return [self.text.decode(best[0].ids) for best in found]
+    def answer(self, pieces: Sequence[Piece], memos: Sequence[Memo]) -> list[str]:
+        """The text of each piece, whatever else is in the batch; all are searched for in the same way."""
+        if not pieces:
+            return []
+        clips, languages = [piece.samples for piece in pieces], [memo.language for memo in memos]
+        return [self.text.decode(best[0].ids) for best in self.hypotheses(clips, languages, memos[0].decoding)]
 
     @torch.inference_mode()
     def hypotheses(
-        self, clips: Sequence[np.ndarray[Any, Any]], languages: Sequence[int | None]
+        self,
+        clips: Sequence[npt.NDArray[np.floating[Any]]],
+        languages: Sequence[int | None],
+        how: Decoding | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best texts of clips [N] that are at least a frame long, best first."""
-        if not clips:
-            return []
+        """The best texts of clips [N], one of which is at least a frame long, best first, with their scores."""
+        how = how or self.config.decoding
         weight = self.model.decoder.norm.weight
         features, lengths = hear(clips, self.config.audio)
         memory = self.model.hear(features.to(weight.device, weight.dtype), lengths.to(weight.device), alone=True)
-        how = self.config.decoding
         state = self.model.decoder.init_state(len(clips) * how.beams)
         return search(self.model.step, state, memory, START, EOS, how, list(languages))
 
