@@ -19,7 +19,15 @@ from earful.testing import tiny_kyutai_stt, write_tiny
 from earful.train import kyutai_stt
 from earful.train.codes import Recipe, Version
 from earful.train.data import Corpus
-from earful.train.kyutai_stt import UNKNOWN, Examples, KyutaiSttRun, initialise, preset, train_kyutai_stt
+from earful.train.kyutai_stt import (
+    UNKNOWN,
+    Examples,
+    KyutaiSttRun,
+    example_frames,
+    initialise,
+    preset,
+    train_kyutai_stt,
+)
 from earful.train.loop import Schedule
 from earful.train.mimi import PRESETS as CODECS
 from earful.train.mixing import Mixer
@@ -140,7 +148,8 @@ def test_the_small_preset_has_the_size_that_it_says() -> None:
     with torch.device("meta"):
         count = sum(weight.numel() for weight in KyutaiStt(config).temporal.parameters())
     assert 4e6 < count < 10e6
-    assert config.temporal.window * config.codec.frame_s < KyutaiSttRun.seconds
+    assert example_frames(None, config) > config.temporal.window
+    assert example_frames(20.0, config) == 250
 
 
 def run_of(tones: Path, tmp_path: Path, layout: str = "kyutai", **changes: object) -> KyutaiSttRun:

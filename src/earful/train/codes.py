@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from earful.models.mimi.model import Mimi
 from earful.train.augment import degrade
-from earful.train.feed import Numbered
+from earful.train.feed import batched
 from earful.train.mixing import Mixer, Place
 
 INDEX = "index.json"
@@ -166,7 +165,7 @@ def _write_part(
     def make(number: int) -> dict[str, Tensor]:
         return {"samples": torch.from_numpy(made.audio(number))}
 
-    for number, batch in enumerate(DataLoader(Numbered(make, 0, examples), 1, num_workers=workers)):
+    for number, batch in enumerate(batched(make, 1, 0, examples, workers)):
         part[number] = codec.encode(batch["samples"][:, None].to(device), recipe.codebooks)[0].cpu().numpy()
         report(number + 1, examples)
     part.flush()

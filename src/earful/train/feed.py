@@ -32,9 +32,13 @@ def feed(make: Callable[[int], Example], size: int, step: int, steps: int, worke
 
     make: example by number, all of the same shapes; size: of a batch; workers: processes that make examples.
     """
-    examples = Numbered(make, step * size, (steps - step) * size)
-    ahead = 4 if workers else None
-    yield from DataLoader(examples, size, num_workers=workers, prefetch_factor=ahead, worker_init_fn=_ignore_ctrl_c)
+    yield from batched(make, size, step * size, (steps - step) * size, workers)
+
+
+def batched(make: Callable[[int], Example], size: int, first: int, count: int, workers: int) -> Iterator[Batch]:
+    """Batches of so many examples, from number `first` on."""
+    examples, ahead = Numbered(make, first, count), 4 if workers else None
+    return iter(DataLoader(examples, size, num_workers=workers, prefetch_factor=ahead, worker_init_fn=_ignore_ctrl_c))
 
 
 def moved(batch: Batch, device: str, dtype: torch.dtype) -> Batch:

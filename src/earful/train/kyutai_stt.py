@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,7 +54,8 @@ class KyutaiSttRun:
     Mimi. tokenizer: a SentencePiece file for a preset; without one, one of `pieces` is made from the transcripts.
     delay_s: how much later than its start a word is written, for a preset. audio, codes: where decoded audio and its
     codes are kept, by default in the run's folder. versions: so many times is the corpus mixed and encoded.
-    seconds: of audio in an example; longer than the window, or the model learns nothing of what comes after it.
+    seconds: of audio in an example, by default half as much again as the window: a model that has never seen more than
+    its window falls silent once that is full.
     clean: share of the examples that are not degraded; hidden: share of the frames that are not heard.
     pad_weight: of frames without text in the loss. lora: rank of the changes to learn in the place of all weights, and
     merge: whether they become part of these or stay a file of their own.
@@ -74,7 +76,7 @@ class KyutaiSttRun:
     clean: float = 0.3
     hidden: float = 0.1
     batch: int = 16
-    seconds: float = 20.0
+    seconds: float | None = None
     pad_weight: float = 0.5
     lora: int | None = None
     merge: bool = True
@@ -95,7 +97,7 @@ def train_kyutai_stt(run: KyutaiSttRun, report: Callable[[dict[str, float]], Non
     run.folder.mkdir(parents=True, exist_ok=True)
     model, corpus, layout, tokenizer = _start(run)
     config = model.to(run.device).config
-    frames = round(run.seconds / config.codec.frame_s)
+    frames = example_frames(run.seconds, config)
     room_s = config.delay_s + AFTER_S
     recipe = Recipe(frames, config.temporal.codebooks, config.prefix_s, room_s, run.clean, run.seed)
     folder = run.codes or run.folder / "codes"
@@ -151,6 +153,11 @@ def _start(run: KyutaiSttRun) -> tuple[KyutaiStt, Corpus, str, Path]:
         raise CheckpointError(f"{run.start}: expected a Kyutai Speech-To-Text model, got {type(loaded).__name__}")
     _, layout = registry.recognise(folder)
     return loaded, build_cache(run.manifests, audio, loaded.config.codec.rate_hz), layout, path
+
+
+def example_frames(seconds: float | None, config: KyutaiSttConfig) -> int:
+    """The length of an example, by default half as much again as the window."""
+    return math.ceil(1.5 * config.temporal.window) if seconds is None else round(seconds / config.codec.frame_s)
 
 
 def preset(name: str, codec: MimiConfig, vocab: int, delay_s: float) -> KyutaiSttConfig:
