@@ -274,7 +274,10 @@ def speed(subject: Subject) -> Json:
     if isinstance(subject, Earful):
         ways["live"] = subject.live
         found["weight_bytes"] = subject.weight_bytes()
-    return found | {name: {str(batch): way(batch, pace) for batch in STREAMS} for name, way in ways.items()}
+    for batch in STREAMS:  # from few to many, as our own weights are laid out anew for more than one stream
+        for name, way in ways.items():
+            found.setdefault(name, {})[str(batch)] = way(batch, pace)
+    return found
 
 
 def ids(subject: Subject) -> Json:
