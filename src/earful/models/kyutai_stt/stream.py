@@ -125,7 +125,7 @@ class KyutaiSttStream:
             raise ValueError(f"expected no delay but the model's own, {self.config.delay_s:g} s, got {delay_s} s")
         if not 0 <= temperature < math.inf:
             raise ValueError(f"expected a temperature of at least 0, got {temperature}")
-        pieces = self.tokenizer.encode(prompt)
+        pieces = self.tokenizer.encode(prompt) if prompt else []
         if len(pieces) > PROMPT_PIECES:
             raise ValueError(f"expected a prompt of at most {PROMPT_PIECES} pieces, got {len(pieces)}")
         samples = np.zeros(0, np.float32) if prompt_audio is None else as_samples(prompt_audio)
