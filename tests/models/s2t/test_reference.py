@@ -84,7 +84,12 @@ def test_logits(pair):
         ours, reference = encoded[row, :count], expected.encoder_last_hidden_state[row, :count]
         torch.testing.assert_close(ours, reference, rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(model(features, lengths, ids), expected.logits, rtol=0, atol=TOLERANCE)
-    # Without a mask and with one of three dimensions.
+    # In a batch as if alone: what the reference makes of each clip by itself.
+    alone = model.decoder.logits(model.decoder(ids, model.hear(features, lengths, alone=True)))
+    for row, length in enumerate(lengths.tolist()):
+        single = theirs(features[row : row + 1, :length], decoder_input_ids=ids[row : row + 1]).logits[0]
+        torch.testing.assert_close(alone[row], single, rtol=0, atol=TOLERANCE)
+    # Without a mask, and with one for the text.
     expected = theirs(features, decoder_input_ids=ids).logits
     torch.testing.assert_close(model(features, None, ids), expected, rtol=0, atol=TOLERANCE)
     real = torch.rand(ids.shape, generator=generator) < 0.8
