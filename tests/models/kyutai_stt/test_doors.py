@@ -143,8 +143,8 @@ def test_a_long_stream_takes_no_more_memory(folders):
 
 
 def test_the_command_line_without_network_says_what_it_needs(capsys):
-    code = run(["transcribe", "talk.wav", "--model", "kyutai/stt-1b-en_fr"])
+    code = run(["transcribe", "talk.wav", "--model", "kyutai/stt-1b-en_fr-candle"])
     out, err = capsys.readouterr()
     assert (code, out) == (1, "")
     (line,) = err.splitlines()
-    assert "kyutai/stt-1b-en_fr: expected the network or a cached copy, got neither: connect, or give a local" in line
+    assert "kyutai/stt-1b-en_fr-candle: expected the network or a cached copy, got neither: connect, or give a local" in line
