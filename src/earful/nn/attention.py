@@ -14,6 +14,7 @@ from earful.nn.rope import Rope
 
 BLOCK = 64  # a ring that fills up is looked at in whole blocks, so that few different shapes occur
 LARGE = 1 << 19  # bytes in the keys of a call
+MANY = 32  # queries in a call
 
 
 @dataclass
@@ -112,8 +113,10 @@ class Attention(nn.Module):
         if groups > 1:  # the queries that share a key stand as further steps of one head, so that no key is copied
             q = q.unflatten(1, (self.kv_heads, groups)).flatten(2, 3)  # [B, G, groups * T, K]
             mask = mask[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)  # no copy either for one step
-        # CPUs are faster at plain products than at the fused kernel, in bfloat16 two or three times.
+        # CPUs are faster at plain products than at the fused kernel, in bfloat16 two or three times; but these copy a
+        # part of a ring, which only many queries are worth.
         plain = kv is not None and k.device.type == "cpu" and k.numel() * k.itemsize >= LARGE
+        plain = plain and (k.is_contiguous() or q.shape[2] >= MANY)
         y = products(q, k, v, mask) if plain else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         if groups > 1:
             y = y.unflatten(2, (groups, -1)).flatten(1, 2)  # [B, H, T, K]
