@@ -90,7 +90,7 @@ PRESETS = {
             norm_eps=1e-5,
         ),
         DecoderConfig(
-            vocab=1088, dim=256, layers=4, heads=4, kv_heads=4, head_dim=64, mlp_dim=512, window=250, rope_base=1e6,
+            vocab=1088, dim=256, layers=4, heads=4, kv_heads=4, head_dim=64, mlp_dim=512, window=125, rope_base=1e6,
             norm_eps=1e-5, ada_dim=32,
         ),
     ),
