@@ -147,4 +147,7 @@ def test_the_command_line_without_network_says_what_it_needs(capsys):
     out, err = capsys.readouterr()
     assert (code, out) == (1, "")
     (line,) = err.splitlines()
-    assert "kyutai/stt-1b-en_fr-candle: expected the network or a cached copy, got neither: connect, or give a local" in line
+    assert (
+        "kyutai/stt-1b-en_fr-candle: expected the network or a cached copy, got neither: connect, or give a local"
+        in line
+    )
