@@ -1,6 +1,7 @@
 """Packed layers compute what the plain ones do."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch

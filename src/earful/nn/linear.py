@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TYPICAL_ROWS = 4  # a slot of one stream; the order is good for other numbers too
+_switching = Lock()  # two threads that restore what they found could leave oneDNN off for good
 _product: Any = torch.ops.mkldnn._linear_pointwise.default
 
 
@@ -50,12 +52,13 @@ class OneRowLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() > x.shape[-1]:
             return F.linear(x, self.weight, self.bias)
-        switch: Any = torch.backends.mkldnn
-        before, switch.enabled = switch.enabled, False
-        try:
-            return F.linear(x, self.weight, self.bias)
-        finally:
-            switch.enabled = before
+        with _switching:
+            switch: Any = torch.backends.mkldnn
+            before, switch.enabled = switch.enabled, False
+            try:
+                return F.linear(x, self.weight, self.bias)
+            finally:
+                switch.enabled = before
 
 
 @runtime_checkable
