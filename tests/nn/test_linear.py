@@ -109,3 +109,11 @@ def test_other_devices_are_left_alone(dtype):
     pack(model)
     assert isinstance(model[0].gate, nn.Linear)
     assert model[0].gate_up is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16], ids=str)
+def test_threads_leave_the_switch_as_it_was(dtype):
+    layer, x = OneRowLinear(nn.Linear(64, 64, dtype=dtype)), torch.randn(1, 64, dtype=dtype)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: layer(x), range(3000)))
+    assert torch.backends.mkldnn.enabled
