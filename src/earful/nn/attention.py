@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from earful.nn.rope import Rope
 BLOCK = 64  # a ring that fills up is looked at in whole blocks, so that few different shapes occur
 LARGE = 1 << 19  # bytes in the keys of a call
 MANY = 32  # queries in a call
+ALIGNED = 32  # blocks of a whole signal are a multiple of this
 
 
 @dataclass
@@ -29,7 +30,9 @@ class KV:
 class View:
     """What each step of a call may see; made once and shared by all layers of a stack."""
 
-    mask: Tensor  # [B or 1, 1, T, S] additive, 0 or -inf, in the type of the activations; S <= C on a ring
+    # [B or 1, 1, T, S] additive, 0 or -inf, in the type of the activations, S <= C on a ring; or [N, S, W] for N blocks
+    # of S steps that each look at W, the last S of them their own
+    mask: Tensor
     entries: tuple[Tensor, Tensor] | None  # [B, 1] slots and [B, T] ring entries that the call writes, None offline
 
     @classmethod
@@ -38,6 +41,16 @@ class View:
         position = torch.arange(steps, device=device)
         age = position[:, None] - position[None, :]  # [T, T] how long before the query
         return cls(_additive((age >= 0) & (age < window), dtype)[None, None], None)
+
+    @classmethod
+    def blocks(cls, steps: int, window: int, dtype: torch.dtype, device: torch.device) -> View:
+        """Of a whole signal that is longer than the window: the same as `whole`, without the work for what is masked."""
+        size = math.ceil(window / 2 / ALIGNED) * ALIGNED
+        before = math.ceil((window - 1) / size) * size
+        query = torch.arange(math.ceil(steps / size) * size, device=device).view(-1, size, 1)  # [N, S, 1]
+        key = query[:, :1] - before + torch.arange(before + size, device=device)  # [N, 1, W]
+        age = query - key
+        return cls(_additive((age >= 0) & (age < window) & (key >= 0), dtype), None)
 
     @classmethod
     def ring(cls, pos: Tensor, steps: int, window: int, capacity: int, dtype: torch.dtype) -> View:
@@ -62,11 +75,61 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
 
 
+class Stack(Protocol):
+    """The state of layers of attention that share their positions."""
+
+    layers: list[KV]
+    pos: Tensor  # [B] int64, steps so far
+
+
+class Sizes(Protocol):
+    """What a config says of such layers."""
+
+    @property
+    def window(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def rope_base(self) -> float: ...
+
+
+def step_view(x: Tensor, state: Stack | None, c: Sizes) -> tuple[Rope, View]:
+    """The rotation and the mask of one call, for all layers of a stack. x: [B, T, D], without a state a whole signal."""
+    steps = x.shape[1]
+    positions = torch.arange(steps, device=x.device)[None]  # [1, T]
+    if state is None:
+        view = (View.whole if steps <= c.window else View.blocks)(steps, c.window, x.dtype, x.device)
+    else:
+        positions = positions + state.pos[:, None]  # [B, T]
+        view = View.ring(state.pos, steps, c.window, state.layers[0].keys.shape[2], x.dtype)
+    return Rope.at(positions, c.head_dim, c.rope_base, x.dtype), view
+
+
+def advance(pos: Tensor, steps: int, active: Tensor | None) -> None:
+    """Move on by so many steps, in place, where a slot is active."""
+    pos.add_(steps if active is None else steps * active)
+
+
 def products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attention as two plain products, the scores in the type of the activations: the softmax alone is float32."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     y: Tensor = scores.add_(mask).softmax(-1) @ v
     return y
+
+
+def in_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention of each block of steps to itself and what its window reaches. q: [B, H, T, K]; k, v: [B, G, T, K]."""
+    count, size, wide = mask.shape
+    groups, missing = q.shape[1] // k.shape[1], count * size - q.shape[2]
+
+    def seen(x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 0, wide - size, missing)).unflatten(2, (-1, size))
+        return torch.cat([x[:, :, first : first + count] for first in range(wide // size)], dim=3)  # [B, G, N, W, K]
+
+    q = F.pad(q, (0, 0, 0, missing)).unflatten(2, (count, size)).unflatten(1, (-1, groups))  # [B, G, groups, N, S, K]
+    q = q.transpose(2, 3).flatten(3, 4)  # the queries that share a key stand as further steps
+    y = products(q, seen(k), seen(v), mask.repeat(1, groups, 1)).unflatten(3, (groups, size))
+    return y.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :, : count * size - missing]
 
 
 class Attention(nn.Module):
@@ -109,6 +172,8 @@ class Attention(nn.Module):
                 kv.values.transpose(1, 2).index_put_(view.entries, v.transpose(1, 2))
             looked_at = view.mask.shape[-1]
             k, v = kv.keys[:, :, :looked_at], kv.values[:, :, :looked_at]  # [B, G, S, K]
+        if view.mask.ndim == 3:
+            return self.o(in_blocks(q, k, v, view.mask).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
         mask, groups = view.mask, self.heads // self.kv_heads
         if groups > 1:  # the queries that share a key stand as further steps of one head, so that no key is copied
             q = q.unflatten(1, (self.kv_heads, groups)).flatten(2, 3)  # [B, G, groups * T, K]

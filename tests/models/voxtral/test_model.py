@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from earful.models.voxtral.model import VoxtralRealtime, step_view
+from earful.models.voxtral.model import VoxtralRealtime
+from earful.nn.attention import step_view
 from earful.nn.state import leaves, nbytes, select
 from tests.helpers import assert_streams_like_offline, tiny_family
 

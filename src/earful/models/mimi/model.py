@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earful.models.mimi.config import STEPS_PER_FRAME, MimiConfig
-from earful.nn.attention import KV, Attention, View
+from earful.nn.attention import KV, Attention, View, advance, step_view
 from earful.nn.conv import (
     CausalConv1d,
     CausalConvTranspose1d,
@@ -175,19 +175,12 @@ class Transformer(nn.Module):
         return TransformerState(rings, torch.zeros(batch, dtype=torch.int64, device=rings[0].keys.device))
 
     def forward(self, x: Tensor, state: TransformerState | None = None, active: Tensor | None = None) -> Tensor:
-        c = self.config
         x = x.transpose(1, 2).contiguous()  # [B, T, D]
-        steps = torch.arange(x.shape[1], device=x.device)
-        if state is None:
-            positions, view = steps[None], View.whole(len(steps), c.window, x.dtype, x.device)
-        else:
-            positions = state.pos[:, None] + steps  # [B, T]
-            view = View.ring(state.pos, len(steps), c.window, state.layers[0].keys.shape[2], x.dtype)
-        rope = Rope.at(positions, c.head_dim, c.rope_base, x.dtype)
+        rope, view = step_view(x, state, self.config)
         for i, block in enumerate(self.layers):
             x = block(x, rope, view, state.layers[i] if state else None)
         if state:
-            state.pos.add_(len(steps) if active is None else len(steps) * active)
+            advance(state.pos, x.shape[1], active)
         return x.transpose(1, 2)
 
 

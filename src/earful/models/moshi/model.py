@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from earful.models.mimi.model import Mimi
 from earful.models.moshi.config import DepthConfig, MoshiConfig, TemporalConfig
-from earful.nn.attention import KV, Attention, View
+from earful.nn.attention import KV, Attention, View, advance, step_view
 from earful.nn.mlp import GatedMLP
 from earful.nn.norm import RMSNorm
 from earful.nn.rope import Rope
@@ -76,18 +76,11 @@ class Temporal(nn.Module):
 
         active: [B] bool, slots whose state moves on, None for all.
         """
-        c, steps = self.config, x.shape[1]
-        positions = torch.arange(steps, device=x.device)[None]  # [1, T]
-        if state is None:
-            view = View.whole(steps, c.window, x.dtype, x.device)
-        else:
-            positions = positions + state.pos[:, None]  # [B, T]
-            view = View.ring(state.pos, steps, c.window, state.layers[0].keys.shape[2], x.dtype)
-        rope = Rope.at(positions, c.head_dim, c.rope_base, x.dtype)
+        rope, view = step_view(x, state, self.config)
         for i, block in enumerate(self.layers):
             x = block(x, rope, view, state.layers[i] if state else None)
         if state:
-            state.pos.add_(steps if active is None else steps * active)
+            advance(state.pos, x.shape[1], active)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:

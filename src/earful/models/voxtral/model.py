@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earful.models.voxtral.config import DecoderConfig, EncoderConfig, VoxtralConfig
-from earful.nn.attention import KV, Attention, View
+from earful.nn.attention import KV, Attention, View, advance, step_view
 from earful.nn.conv import CausalConv1d, ConvState
 from earful.nn.mlp import GatedMLP
 from earful.nn.norm import RMSNorm
@@ -193,21 +193,3 @@ class VoxtralRealtime(nn.Module):
         """
         x = self.decoder.embed(tokens) + self.hear(mel)
         return self.decoder.logits(self.decoder(x, self.decoder.gains(delay)))
-
-
-def step_view(
-    x: Tensor, state: EncoderState | DecoderState | None, c: EncoderConfig | DecoderConfig
-) -> tuple[Rope, View]:
-    """The rotation and the mask of one call, for all layers of a stack. x: [B, T, D]."""
-    steps = x.shape[1]
-    if state is None:
-        positions = torch.arange(steps, device=x.device)[None]  # [1, T]
-        view = View.whole(steps, c.window, x.dtype, x.device)
-    else:
-        positions = state.pos[:, None] + torch.arange(steps, device=x.device)  # [B, T]
-        view = View.ring(state.pos, steps, c.window, state.layers[0].keys.shape[2], x.dtype)
-    return Rope.at(positions, c.head_dim, c.rope_base, x.dtype), view
-
-
-def advance(pos: Tensor, steps: int, active: Tensor | None) -> None:
-    pos.add_(steps if active is None else steps * active)
