@@ -27,6 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 GROWTH = 32  # positions by which a cache grows: what is not used is reordered too
 Watch = list[Tensor] | None  # gathers the weights of each attention
+Heads = Tensor | None  # [H], by which the weights of each head are multiplied
 
 
 @dataclass
@@ -77,16 +78,19 @@ class Attention(nn.Module):
         """Keys and values of x: [B, S, D] -> [B, H, S, K] each."""
         return KV(*(layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.k, self.v)))
 
-    def forward(self, x: Tensor, kv: KV, mask: Tensor, watch: Watch = None) -> Tensor:
+    def forward(self, x: Tensor, kv: KV, mask: Tensor, watch: Watch = None, heads: Heads = None) -> Tensor:
         """x: [n * U, T, D], kv of U rows, mask [U, 1, 1 or T, S]: n rows that look at the same stand together."""
         rows = len(kv.keys)
         q = self.q(x).view(rows, -1, self.heads, x.shape[-1] // self.heads).transpose(1, 2)  # [U, H, n * T, K]
         drop = self.dropout if self.training else 0.0
-        if watch is None:
+        if watch is heads is None:
             y = F.scaled_dot_product_attention(q, kv.keys, kv.values, attn_mask=mask, dropout_p=drop)
         else:
             weights = ((q * q.shape[-1] ** -0.5) @ kv.keys.transpose(-1, -2) + mask).softmax(-1)
-            watch.append(weights)
+            if heads is not None:
+                weights = weights * heads.to(weights.dtype)[:, None, None]
+            if watch is not None:
+                watch.append(weights)
             y = F.dropout(weights, drop) @ kv.values
         return self.o(y.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
 
@@ -108,9 +112,9 @@ class EncoderBlock(nn.Module):
         self.attn_norm, self.attn = nn.LayerNorm(c.dim), Attention(c.dim, c.encoder.heads, c.attention_dropout)
         self.mlp_norm, self.mlp = nn.LayerNorm(c.dim), MLP(c, c.encoder.mlp_dim)
 
-    def forward(self, x: Tensor, mask: Tensor, watch: Watch) -> Tensor:  # x: [B, S, D]
+    def forward(self, x: Tensor, mask: Tensor, watch: Watch, heads: Heads = None) -> Tensor:  # x: [B, S, D]
         y = self.attn_norm(x)
-        x = x + F.dropout(self.attn(y, self.attn.project(y), mask, watch), self.dropout, self.training)
+        x = x + F.dropout(self.attn(y, self.attn.project(y), mask, watch, heads), self.dropout, self.training)
         x = x + F.dropout(self.mlp(self.mlp_norm(x)), self.dropout, self.training)
         if x.dtype == torch.float16:  # may overflow
             x = x.clamp(-HALF_MOST, HALF_MOST)
@@ -129,7 +133,14 @@ class DecoderBlock(nn.Module):
         self.mlp_norm, self.mlp = nn.LayerNorm(c.dim), MLP(c, c.decoder.mlp_dim)
 
     def forward(
-        self, x: Tensor, view: View, kv: KV | None, memory: KV, mask: Tensor, watch: tuple[Watch, Watch]
+        self,
+        x: Tensor,
+        view: View,
+        kv: KV | None,
+        memory: KV,
+        mask: Tensor,
+        watch: tuple[Watch, Watch],
+        heads: tuple[Heads, Heads] = (None, None),
     ) -> Tensor:  # x: [R, T, D]
         y = self.attn_norm(x)
         seen = self.attn.project(y)
@@ -139,8 +150,9 @@ class DecoderBlock(nn.Module):
             kv.values.transpose(1, 2).index_put_(view.entries, seen.values.transpose(1, 2))
             looked_at = view.mask.shape[-1]
             seen = KV(kv.keys[:, :, :looked_at], kv.values[:, :, :looked_at])
-        x = x + F.dropout(self.attn(y, seen, view.mask, watch[0]), self.dropout, self.training)
-        x = x + F.dropout(self.cross(self.cross_norm(x), memory, mask, watch[1]), self.dropout, self.training)
+        x = x + F.dropout(self.attn(y, seen, view.mask, watch[0], heads[0]), self.dropout, self.training)
+        y = self.cross(self.cross_norm(x), memory, mask, watch[1], heads[1])
+        x = x + F.dropout(y, self.dropout, self.training)
         return x + F.dropout(self.mlp(self.mlp_norm(x)), self.dropout, self.training)
 
 
@@ -176,30 +188,44 @@ class Encoder(nn.Module):
         """
         if features.shape[1] < 1:
             raise ValueError(f"expected at least 1 frame of features, got {features.shape[1]}")
-        x = features.transpose(1, 2)  # [B, bins, F]
+        x, real = features.transpose(1, 2), lengths  # [B, bins, F]
         for conv in self.convs:
-            x = F.glu(conv(x), dim=1)
-            lengths = (lengths - 1).div(2, rounding_mode="floor") + 1
+            x, real = F.glu(conv(x), dim=1), halved(real)
             if alone:
-                x = x * (torch.arange(x.shape[-1], device=x.device) < lengths[:, None])[:, None]
-        steps = x.shape[-1]
-        return x.transpose(1, 2).contiguous(), torch.where(lengths > 0, lengths.clamp(max=steps), steps)
+                x = x * (torch.arange(x.shape[-1], device=x.device) < real[:, None])[:, None]
+        return x.transpose(1, 2).contiguous(), self.steps(lengths, x.shape[-1])
 
-    def forward(
-        self, features: Tensor, lengths: Tensor | None = None, alone: bool = False, watch: Watch = None
-    ) -> tuple[Tensor, Tensor]:
+    def steps(self, frames: Tensor, most: int) -> Tensor:
+        """Steps that so many frames of each utterance become: [B] -> [B], of no frames and too many `most`."""
+        for _ in self.convs:
+            frames = halved(frames)
+        return torch.where(frames > 0, frames.clamp(max=most), most)
+
+    def enter(
+        self, features: Tensor, lengths: Tensor | None = None, alone: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What goes into the first block [B, S, D], the mask for each, and the steps of each utterance [B]."""
         c = self.config
         if lengths is None:
             lengths = torch.full((len(features),), features.shape[1], device=features.device)
         x, lengths = self.embed(features, lengths, alone)
         real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]  # [B, S]
         x = c.scale * x + positions(real, torch.zeros_like(lengths), x)
-        x = F.dropout(x, c.dropout, self.training)
-        mask = additive(real, x.dtype)
+        return F.dropout(x, c.dropout, self.training), additive(real, x.dtype), lengths
+
+    def forward(
+        self, features: Tensor, lengths: Tensor | None = None, alone: bool = False, watch: Watch = None
+    ) -> tuple[Tensor, Tensor]:
+        x, mask, lengths = self.enter(features, lengths, alone)
         for block in self.layers:
-            if not left_out(c.encoder, self.training):
+            if not left_out(self.config.encoder, self.training):
                 x = block(x, mask, watch)
         return self.norm(x), lengths
+
+
+def halved(lengths: Tensor) -> Tensor:
+    """Steps behind a convolution of stride 2."""
+    return (lengths - 1).div(2, rounding_mode="floor") + 1
 
 
 def additive(real: Tensor, dtype: torch.dtype) -> Tensor:
@@ -244,25 +270,31 @@ class Decoder(nn.Module):
         real: Tensor | None = None,
         watch: tuple[Watch, Watch] = (None, None),
     ) -> Tensor:
-        """real: [R, T] bool, False for ids that no other one sees, None for all; not with a state."""
-        c, steps = self.config, ids.shape[1]
-        pos = torch.zeros(len(ids), dtype=torch.int64, device=ids.device) if state is None else state.pos
-        x = self.embed(ids)
-        x = c.scale * x + positions(ids != PAD, pos, x)
-        x = F.dropout(x, c.dropout, self.training)
-        if state is None:
-            view = View.whole(steps, steps, x.dtype, x.device)
-            if real is not None:
-                view = View(torch.maximum(view.mask + additive(real, x.dtype), own(steps, x)), None)
-        else:
-            view = grown(state, steps, x.dtype)
+        """real: [R, S] bool of all ids so far, False for those that no other one sees, None for none."""
+        x, view = self.enter(self.config.scale * self.embed(ids), ids != PAD, state, real)
         for i, block in enumerate(self.layers):
-            if not left_out(c.decoder, self.training):
+            if not left_out(self.config.decoder, self.training):
                 kv = state.layers[i] if state else None
                 x = block(x, view, kv, memory.layers[i], memory.mask, watch)
         if state:
-            state.pos.add_(steps)
+            state.pos.add_(ids.shape[1])
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def enter(
+        self, x: Tensor, counted: Tensor, state: DecoderState | None = None, real: Tensor | None = None
+    ) -> tuple[Tensor, View]:
+        """What goes into the first block, and what each step may see.
+
+        x: [R, T, D] embeddings; counted: [R, T] bool, False for padding, which has no position; real: as of `forward`.
+        """
+        steps = x.shape[1]
+        pos = torch.zeros(len(x), dtype=torch.int64, device=x.device) if state is None else state.pos
+        x = F.dropout(x + positions(counted, pos, x), self.config.dropout, self.training)
+        view = View.whole(steps, steps, x.dtype, x.device) if state is None else grown(state, steps, x.dtype)
+        if real is not None:
+            mask = view.mask + additive(real, x.dtype)
+            view = View(torch.maximum(mask, own(steps, mask)), view.entries)
+        return x, view
 
     def logits(self, x: Tensor) -> Tensor:
         """x: [..., D] -> [..., V] float32."""
@@ -270,9 +302,11 @@ class Decoder(nn.Module):
         return F.linear(x, weight).float()
 
 
-def own(steps: int, x: Tensor) -> Tensor:
-    """[1, 1, T, T] additive: each step sees itself, so that padding has something to see."""
-    return torch.full((steps, steps), float("-inf"), dtype=x.dtype, device=x.device).fill_diagonal_(0)[None, None]
+def own(steps: int, mask: Tensor) -> Tensor:
+    """[T, S] additive like the mask [..., T, S]: each step sees itself, so that padding has something to see."""
+    step, own = torch.arange(steps, device=mask.device), torch.full_like(mask[0, 0], float("-inf"))
+    own[step, step + mask.shape[-1] - steps] = 0
+    return own
 
 
 def grown(state: DecoderState, steps: int, dtype: torch.dtype) -> View:
