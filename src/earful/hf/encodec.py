@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,20 +13,16 @@ from torch import Tensor
 
 from earful.audio.frames import as_samples
 from earful.checkpoint.fields import shown
-from earful.checkpoint.files import fetch, write_json
 from earful.errors import AudioError
-from earful.hf.config import read_config
+from earful.hf.extractor import Extractor, strategy_of
 from earful.hf.features import TENSOR_TYPES, BatchFeature, require_rate
-
-FILE = "preprocessor_config.json"
-PADDINGS = ("longest", "max_length", "do_not_pad")
 
 Samples = npt.NDArray[np.float32]
 
 
 @dataclass
-class EncodecFeatureExtractor:
-    """Clips of one rate as one batch. Keys of a file that mean nothing here are kept and written again.
+class EncodecFeatureExtractor(Extractor):
+    """Clips of one rate as one batch. return_attention_mask means nothing here: whether there is one, padding decides.
 
     feature_size: channels; a clip is [N] where there is one and [channels, N] where there are more. chunk_length_s,
     overlap: for models that work in chunks; clips are then padded, or cut, to a whole number of these.
@@ -41,38 +35,6 @@ class EncodecFeatureExtractor:
     padding_value: float = 0.0
     chunk_length_s: float | None = None
     overlap: float | None = None
-    padding_side: str = field(default="right", kw_only=True)
-    return_attention_mask: bool = field(
-        default=True, kw_only=True
-    )  # of the file; whether there is one, padding decides
-    other: dict[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.padding_side not in ("left", "right"):
-            raise ValueError(f"expected padding_side of 'left' or 'right', got {self.padding_side!r}")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Of the content of a preprocessor_config.json."""
-        values = deepcopy(values)
-        for name in ("feature_extractor_type", "processor_class"):
-            values.pop(name, None)
-        known = {item.name: values.pop(item.name) for item in fields(cls) if item.name in values}
-        return cls(**known, other=values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of a preprocessor_config.json."""
-        named = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "other"}
-        return deepcopy({**self.other, **named, "feature_extractor_type": type(self).__name__})
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:
-        """Of a folder or a hub id, a codec's in any layout; raises `CheckpointError` for what cannot be read."""
-        return cls.from_dict(read_config(fetch(source, revision), FILE))
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write preprocessor_config.json; raises `CheckpointError` when it cannot."""
-        write_json(Path(folder) / FILE, self.to_dict())
 
     @property
     def chunk_length(self) -> int | None:
@@ -163,17 +125,6 @@ def _array(clip: Any) -> npt.NDArray[Any]:
     if isinstance(clip, Tensor):
         return clip.detach().cpu().numpy()
     return clip if isinstance(clip, np.ndarray) else np.asarray(clip, np.float32)
-
-
-def strategy_of(padding: bool | str | None) -> str:
-    """The name of what `padding` asks for."""
-    if padding is None or padding is True:
-        return "longest"
-    if padding is False:
-        return "do_not_pad"
-    if padding not in PADDINGS:
-        raise ValueError(f"expected padding of a bool or {', '.join(PADDINGS)}, got {shown(padding)}")
-    return padding
 
 
 def batch_of(clips: list[Samples], masks: list[npt.NDArray[Any]] | None, return_tensors: str | None) -> BatchFeature:

@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from earful.checkpoint.fields import Fields
 from earful.checkpoint.files import fetch, replacing, write_json
-from earful.hf.config import read_config
-from earful.hf.encodec import FILE, EncodecFeatureExtractor, batch_of
+from earful.hf.encodec import EncodecFeatureExtractor, batch_of
+from earful.hf.extractor import FILE
 from earful.hf.features import BatchFeature
 from earful.hf.tokenizer import Ids, Tokenizer
 from earful.models.kyutai_stt.processor import EXTRA_S
@@ -20,7 +19,6 @@ from earful.registry import open_checkpoint, tokenizer_of
 from earful.text.sentencepiece import SentencePiece
 from earful.text.tokenizers import JsonTokenizer
 
-WHOLE_FILE = "processor_config.json"  # where current releases of transformers write what older ones write to FILE
 TOKENIZER = "tokenizer.json"
 
 
@@ -34,11 +32,6 @@ class KyutaiSpeechToTextFeatureExtractor(EncodecFeatureExtractor):
 
     audio_delay_seconds: float | None = 0.0
     audio_silence_prefix_seconds: float | None = 0.0
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:
-        """Of a folder or a hub id in any known layout; raises `CheckpointError` for what cannot be read."""
-        return cls.from_dict(settings(fetch(source, revision)))
 
     def __call__(
         self,
@@ -59,13 +52,6 @@ class KyutaiSpeechToTextFeatureExtractor(EncodecFeatureExtractor):
         values = [np.pad(clip, ((0, 0), (before, behind))) for clip in batch.input_values]
         masks = [np.pad(mask, (before, behind)) for mask in batch.padding_mask] if "padding_mask" in batch else None
         return batch_of(values, masks, return_tensors)
-
-
-def settings(folder: Path) -> dict[str, Any]:
-    """What a checkpoint folder of any layout says of its feature extractor."""
-    if not (folder / FILE).is_file() and (folder / WHOLE_FILE).is_file():
-        return dict(Fields.from_file(folder / WHOLE_FILE).block("feature_extractor").values)
-    return read_config(folder, FILE)
 
 
 class KyutaiSpeechToTextTokenizer(Tokenizer):
