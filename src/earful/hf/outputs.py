@@ -10,6 +10,7 @@ from torch import Tensor
 
 from earful.models.mimi.model import DecodeState, EncodeState
 from earful.models.moshi.model import TemporalState
+from earful.models.s2t.passes import Cache
 from earful.models.voxtral.model import DecoderState, EncoderState
 
 
@@ -112,3 +113,45 @@ class GenerateDecoderOnlyOutput(ModelOutput):
 
     sequences: Tensor  # int64 [B, L]
     past_key_values: TemporalState | None = None
+
+
+@dataclass
+class BaseModelOutput(ModelOutput):
+    """Of an encoder."""
+
+    last_hidden_state: Tensor  # [B, S, D]
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class Seq2SeqModelOutput(ModelOutput):
+    last_hidden_state: Tensor  # [B, T, D] of the decoder
+    past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_last_hidden_state: Tensor | None = None  # [B, S, D]
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class Seq2SeqLMOutput(ModelOutput):
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # [B, T, V] float32
+    past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_last_hidden_state: Tensor | None = None  # [B, S, D]
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class GenerateEncoderDecoderOutput(ModelOutput):
+    """Of `generate` with return_dict_in_generate."""
+
+    sequences: Tensor  # int64 [B * num_return_sequences, L]
+    sequences_scores: Tensor | None = None  # float32, one for each row of sequences
