@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ from earful.checkpoint.files import MAX_SHARD_BYTES
 from earful.generate.beam import Decoding
 from earful.models.kyutai_stt.config import KyutaiSttConfig
 from earful.models.mimi.config import MIMI
-from earful.models.moshi.config import TemporalConfig
+from earful.models.moshi.config import DepthConfig, MoshiConfig, TemporalConfig
 from earful.models.s2t.config import EOS, LANGUAGES, PAD, S2tConfig, StackConfig, TextConfig
 from earful.models.s2t.config import AudioConfig as FbankConfig
 from earful.models.s2t.processor import SPECIAL
@@ -180,14 +180,56 @@ def tiny_kyutai_stt(folder: Path, seed: int = 0, changes: Changes | None = None)
     config = replace(config, **model_changes)
     model = FAMILIES["kyutai_stt"].build(config)
     weights = {name: tensor for name, tensor in random_weights(model, seed).items() if not name.startswith("codec.")}
-    # Silence is written often, other special ids and single bytes seldom.
-    length = torch.full([config.temporal.text_vocab, 1], 2.5)
-    length[: len(vocabulary.pieces) - len(TINY_WORDS) - len(TINY_PARTS)] = 1.2
-    length[[config.pad_id, config.word_id]] = 3.5
-    weights["temporal.text_head.weight"] = F.normalize(weights["temporal.text_head.weight"]) * length
+    weights["temporal.text_head.weight"] = text_head(vocabulary, [config.pad_id, config.word_id], weights)
     weights |= {f"codec.{name}": tensor for name, tensor in codec.state_dict().items()}
     model.load_state_dict(weights, assign=True)
     return model, folder / "tokenizer.model"
+
+
+def tiny_moshi(folder: Path, seed: int = 0, changes: Changes | None = None) -> tuple[nn.Module, Path]:
+    """A Moshi network of 140 000 parameters in float32 with the codec of `tiny_mimi`, and its tokenizer.
+
+    changes: other sizes under the names "temporal", "depth", "codec" and "model", as in `depth={"low_rank": 5}`. What
+    is written and said varies with what is heard.
+    """
+    changes = changes or {}
+    parts = {"temporal", "depth", "codec", "model"}
+    if not parts >= changes.keys():
+        raise TypeError(
+            f"expected parts of {', '.join(sorted(parts))}, got {', '.join(sorted(changes.keys() - parts))}"
+        )
+    vocabulary = tiny_sentencepiece()
+    vocabulary.save(folder / "tokenizer.model")
+    codec: Any = tiny_mimi(folder, seed, {"codec": changes.get("codec", {})})[0]
+    depth = replace(
+        DepthConfig(dim=32, layers=2, heads=2, head_dim=16, mlp_dim=42, norm_eps=1e-8, schedule=(0, 1, 2)),
+        **changes.get("depth", {}),
+    )
+    temporal = TemporalConfig(
+        dim=48, layers=2, heads=4, head_dim=12, mlp_dim=60, window=20, rope_base=1e4, norm_eps=1e-8,
+        text_vocab=vocabulary.vocab, codebooks=2 * depth.codebooks, audio_vocab=codec.config.codebook_size,
+    )  # fmt: skip
+    temporal = replace(temporal, **changes.get("temporal", {}))
+    late = [1 if k not in (0, depth.codebooks) else 0 for k in range(temporal.codebooks)]
+    config = replace(
+        MoshiConfig(temporal, depth, codec.config, delays=(0, *late), pad_id=3, end_pad_id=0),
+        **changes.get("model", {}),
+    )
+    model = FAMILIES["moshi"].build(config)
+    weights = {name: tensor for name, tensor in random_weights(model, seed).items() if not name.startswith("codec.")}
+    weights["temporal.text_head.weight"] = text_head(vocabulary, [config.pad_id, config.end_pad_id], weights)
+    weights |= {f"codec.{name}": tensor for name, tensor in codec.state_dict().items()}
+    model.load_state_dict(weights, assign=True)
+    return model, folder / "tokenizer.model"
+
+
+def text_head(vocabulary: SentencePiece, silence: Sequence[int], weights: Mapping[str, Tensor]) -> Tensor:
+    """The head of a temporal transformer that writes silence often, other special ids and single bytes seldom."""
+    head = weights["temporal.text_head.weight"]
+    length = torch.full([len(head), 1], 2.5)
+    length[: len(vocabulary.pieces) - len(TINY_WORDS) - len(TINY_PARTS)] = 1.2
+    length[list(silence)] = 3.5
+    return F.normalize(head) * length
 
 
 def tiny_s2t(folder: Path, seed: int = 0, changes: Changes | None = None) -> tuple[nn.Module, Path]:
@@ -290,6 +332,7 @@ def random_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
 TINY: dict[str, Callable[[Path, int, Changes], tuple[nn.Module, Path | None]]] = {
     "kyutai_stt": tiny_kyutai_stt,
     "mimi": tiny_mimi,
+    "moshi": tiny_moshi,
     "s2t": tiny_s2t,
     "voxtral": tiny_voxtral,
 }

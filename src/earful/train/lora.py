@@ -17,8 +17,8 @@ from earful.checkpoint.derived import DOWN, UP
 from earful.checkpoint.fields import read_json
 from earful.checkpoint.files import save_tensors, write_json
 from earful.checkpoint.table import RopePairs
-from earful.models.kyutai_stt.config_kyutai import STEMS
 from earful.models.kyutai_stt.model import KyutaiStt
+from earful.models.moshi.config_kyutai import STEMS
 
 SCALING = 2
 TARGETS = ["q", "k", "v", "o", "gate", "up", "down"]  # every matrix inside a block

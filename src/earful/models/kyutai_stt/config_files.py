@@ -1,42 +1,12 @@
-"""What the two kinds of config files have in common: bounds, and what must fit together.
-
-Every size is bounded before anything is built from it.
-"""
+"""What the two kinds of config files have in common beside Moshi's, and what must fit together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from earful.checkpoint.fields import Fields
 from earful.errors import CheckpointError
 from earful.models.kyutai_stt.config import KyutaiSttConfig
 
-# Sizes that a file may ask for. They are far beyond any model, and keep a forged config from taking memory.
-BOUNDS = {
-    "dim": (2, 1 << 16),
-    "layers": (1, 1 << 10),
-    "heads": (1, 1 << 10),
-    "head_dim": (2, 1 << 10),
-    "mlp_dim": (1, 1 << 18),
-    "window": (1, 1 << 20),
-    "text_vocab": (4, 1 << 20),
-    "codebooks": (1, 1 << 10),
-    "audio_vocab": (2, 1 << 20),
-}
 HORIZONS_S = (0.5, 1.0, 2.0, 3.0)  # the pause that each VAD head looks out for; nothing in a file says so
 MAX_DELAY_S = 60.0
-
-
-def sizes(
-    fields: Fields, keys: Mapping[str, str], wanted: Sequence[str], defaults: Mapping[str, int], more: int = 0
-) -> dict[str, int]:
-    """Whole numbers by our names. more: by how much a file's counts are larger."""
-    result = {}
-    for name in wanted:
-        least, most = BOUNDS[name]
-        default = defaults[name] + more if name in defaults else None
-        result[name] = fields.whole(keys[name], least + more, most + more, default) - more
-    return result
 
 
 def checked(config: KyutaiSttConfig, where: str) -> KyutaiSttConfig:

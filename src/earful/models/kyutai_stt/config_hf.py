@@ -15,10 +15,11 @@ from earful.checkpoint.fields import Fields
 from earful.checkpoint.files import Weights, replacing, write_json
 from earful.errors import CheckpointError
 from earful.models.kyutai_stt.config import PRESETS, KyutaiSttConfig
-from earful.models.kyutai_stt.config_files import MAX_DELAY_S, checked, sizes
+from earful.models.kyutai_stt.config_files import MAX_DELAY_S, checked
 from earful.models.mimi.config_hf import config_json, extractor_json
 from earful.models.mimi.config_hf import from_hf as codec_from_hf
 from earful.models.moshi.config import TemporalConfig
+from earful.models.moshi.config_files import sizes
 from earful.text.sentencepiece import SentencePiece
 
 KEYS = {

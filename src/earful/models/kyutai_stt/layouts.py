@@ -5,26 +5,21 @@ Source: names and shapes of the published kyutai/stt-1b-en_fr, its -candle twin 
 
 from __future__ import annotations
 
-from itertools import product
-
 from earful.checkpoint.table import Drop, Layout, Row, Stacked, row
 from earful.models.kyutai_stt import config_hf, config_kyutai
 from earful.models.kyutai_stt.config import KyutaiSttConfig
 from earful.models.mimi import layouts as mimi
 from earful.models.moshi import layouts as moshi
+from earful.models.moshi.config_kyutai import CODEC, STEMS, find_tokenizer, open_kyutai
 
 
-def kyutai_table(
-    config: KyutaiSttConfig,
-    attention: tuple[str, str] = mimi.ATTENTION[0],
-    codec_attention: tuple[str, str] = mimi.ATTENTION[0],
-) -> list[Row]:
-    """Both weight files as one; attention: one of `mimi.ATTENTION`, in each of them."""
+def kyutai_table(config: KyutaiSttConfig, attention: tuple[str, str] = mimi.ATTENTION[0]) -> list[Row]:
+    """Both weight files as one; attention: one of `mimi.ATTENTION`."""
     return [
         *moshi.kyutai_rows(config.temporal, "temporal.", attention),
         row("extra_heads.{i}.weight", "vad_heads.{i}.weight"),
         row("depformer_in.{any}", op=Drop("of a model that speaks")),
-        *mimi.kyutai_table(config.codec, config_kyutai.CODEC, "codec.", attention=codec_attention),
+        *mimi.kyutai_table(config.codec, CODEC, "codec.", attention=attention),
     ]
 
 
@@ -54,12 +49,13 @@ LAYOUTS = {
     "kyutai": Layout(
         marker="config.json",
         owns=config_kyutai.is_kyutai,
-        stem=config_kyutai.STEMS["moshi_name"],
-        tokenizer=config_kyutai.find_tokenizer,
+        stem=STEMS["moshi_name"],
+        tokenizer=find_tokenizer,
         read=config_kyutai.read_kyutai,
         write=config_kyutai.write_kyutai,
-        tables=lambda config: [kyutai_table(config, *names) for names in product(mimi.ATTENTION, repeat=2)],
-        open=config_kyutai.open_kyutai,
-        parts={config_kyutai.CODEC: config_kyutai.STEMS["mimi_name"]},
+        # The first one is written; whatever a file has, `open_kyutai` gives as the other says.
+        tables=lambda config: [kyutai_table(config, attention) for attention in mimi.ATTENTION[:2]],
+        open=open_kyutai,
+        parts={CODEC: STEMS["mimi_name"]},
     ),
 }

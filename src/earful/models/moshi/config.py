@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from earful.models.mimi.config import MIMI, MimiConfig
 
@@ -80,7 +80,7 @@ MOSHI_7B = MoshiConfig(
         text_vocab=32_000, codebooks=16, audio_vocab=2048,
     ),
     DepthConfig(dim=1024, layers=6, heads=16, head_dim=64, mlp_dim=2816, norm_eps=1e-8, schedule=tuple(range(8))),
-    replace(MIMI, codebooks=8),
+    MIMI,  # of whose codes each voice has the first eight
     delays=(0, *(0, 1, 1, 1, 1, 1, 1, 1) * 2),
     pad_id=3,
     end_pad_id=0,

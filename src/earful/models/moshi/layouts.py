@@ -1,13 +1,15 @@
-"""The tensors of both transformers in Kyutai's files and of the temporal one in Hugging Face's, as parts of tables.
+"""The tensors of Moshi checkpoints, and how to tell the layouts apart; Kyutai Speech-To-Text takes parts of the tables.
 
-Source: names and shapes of the published checkpoints of kyutai/moshiko-pytorch-bf16 and kyutai/stt-2.6b-en.
+Source: names and shapes of the published checkpoints, kyutai/moshiko-pytorch-bf16, kyutai/stt-2.6b-en, kmhf/hf-moshiko.
 """
 
 from __future__ import annotations
 
-from earful.checkpoint.table import SAME, Flat, RopePairs, Row, Split, row
+from earful.checkpoint.table import SAME, Flat, Layout, RopePairs, Row, Slices, Split, row
+from earful.models.mimi import layouts as mimi
 from earful.models.mimi.layouts import ATTENTION
-from earful.models.moshi.config import DepthConfig, TemporalConfig
+from earful.models.moshi import config_hf, config_kyutai
+from earful.models.moshi.config import DepthConfig, MoshiConfig, TemporalConfig
 
 
 def kyutai_rows(config: TemporalConfig, here: str = "", attention: tuple[str, str] = ATTENTION[0]) -> list[Row]:
@@ -40,11 +42,10 @@ def kyutai_rows(config: TemporalConfig, here: str = "", attention: tuple[str, st
 
 
 def kyutai_depth_rows(config: DepthConfig, here: str = "", attention: tuple[str, str] = ATTENTION[0]) -> list[Row]:
-    """The depth model in model.safetensors, as in `kyutai_rows`; code after code in packed projections."""
+    """The depth model in model.safetensors, as in `kyutai_rows`; set after set of weights in packed projections."""
     block, ours = "depformer.layers.{i}", f"{here}layers.{{i}}"
     sets = range(config.weight_sets)
-    packed = attention == ATTENTION[0]
-    if packed:
+    if attention != ATTENTION[1]:
         projections = [
             row(
                 f"{block}.self_attn.{attention[0]}",
@@ -102,3 +103,73 @@ def hf_blocks(there: str, here: str = "") -> list[Row]:
         row(f"{block}.mlp.fc2.weight", f"{ours}.mlp.down.weight"),
         row(f"{there}norm.weight", f"{here}norm.weight"),
     ]
+
+
+def hf_depth_rows(config: DepthConfig, there: str, here: str) -> list[Row]:
+    """The depth model, whose tensors hold the weights of all codes; there, here: as in `hf_blocks`."""
+    block, ours = f"{there}layers.{{i}}", f"{here}layers.{{i}}"
+    codes = range(config.codebooks)
+
+    def all_codes(stored: str, *names: str) -> Row:
+        """A tensor of the names for the first code, then of those for the next one."""
+        parts = [name.replace("{k}", str(k)) for k in codes for name in names]
+        return row(stored, parts, Slices(len(codes), len(parts)))
+
+    return [
+        row(f"{there}text_embed_tokens.weight", f"{here}text_embed.embed.weight"),
+        row(f"{there}embed_tokens.{{k}}.weight", f"{here}audio_embeds.{{k}}.embed.weight"),
+        all_codes(f"{there}input_projections.weight", f"{here}inputs.{{k}}.weight"),
+        row(f"{block}.input_layernorm.weight", f"{ours}.attn_norm.weight"),
+        *(all_codes(f"{block}.self_attn.{n}_proj.linear.weight", f"{ours}.attn.{{k}}.{n}.weight") for n in "qkvo"),
+        row(f"{block}.post_attention_layernorm.weight", f"{ours}.mlp_norm.weight"),
+        all_codes(f"{block}.mlp.fc1.weight", f"{ours}.mlp.{{k}}.gate.weight", f"{ours}.mlp.{{k}}.up.weight"),
+        all_codes(f"{block}.mlp.fc2.weight", f"{ours}.mlp.{{k}}.down.weight"),
+        all_codes(f"{there}lm_heads.weight", f"{here}heads.{{k}}.weight"),
+    ]
+
+
+def kyutai_table(config: MoshiConfig, attention: tuple[str, str] = ATTENTION[0]) -> list[Row]:
+    """Both weight files as one; attention: one of `ATTENTION`."""
+    return [
+        *kyutai_rows(config.temporal, "temporal.", attention),
+        *kyutai_depth_rows(config.depth, "depth.", attention),
+        *mimi.kyutai_table(config.codec, config_kyutai.CODEC, "codec.", attention=attention),
+    ]
+
+
+def hf_table(config: MoshiConfig, naming: str = "disk") -> list[Row]:
+    """model.safetensors; naming: of the codec's tensors, one of `mimi.HF_HALVES`."""
+    return [
+        row("embed_tokens.{k}.weight", "temporal.audio_embeds.{k}.weight"),
+        row("decoder.model.embed_tokens.weight", "temporal.text_embed.weight"),
+        *hf_blocks("decoder.model.", "temporal."),
+        row("decoder.lm_head.weight", "temporal.text_head.weight"),
+        *hf_depth_rows(config.depth, "depth_decoder.", "depth."),
+        *mimi.hf_table(config.codec, "audio_encoder.", "codec.", naming),
+    ]
+
+
+LAYOUTS = {
+    "hf": Layout(
+        marker="config.json",
+        owns=config_hf.is_hf,
+        stem="model",
+        tokenizer=config_hf.find_tokenizer,
+        read=config_hf.read_hf,
+        write=config_hf.write_hf,
+        tables=lambda config: [hf_table(config, naming) for naming in mimi.HF_HALVES],
+    ),
+    "kyutai": Layout(
+        marker="config.json",
+        owns=config_kyutai.is_kyutai,
+        stem=config_kyutai.STEMS["moshi_name"],
+        tokenizer=config_kyutai.find_tokenizer,
+        read=config_kyutai.read_kyutai,
+        write=config_kyutai.write_kyutai,
+        # The first one is written; whatever a file has, `open_kyutai` gives as the other says.
+        tables=lambda config: [kyutai_table(config, attention) for attention in ATTENTION[:2]],
+        find=config_kyutai.find_first,
+        open=config_kyutai.open_kyutai,
+        parts={config_kyutai.CODEC: config_kyutai.STEMS["mimi_name"]},
+    ),
+}
