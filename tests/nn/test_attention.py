@@ -122,3 +122,19 @@ def test_a_young_ring_is_looked_at_in_whole_blocks():
 def test_more_steps_than_a_ring_has_room_for_are_refused():
     with pytest.raises(ValueError, match="expected at most 5 steps in a call, got 6"):
         View.ring(torch.zeros(1, dtype=torch.int64), 6, window=10, capacity=14, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("steps", [8, 63, 64, 65, 200])
+@pytest.mark.parametrize("window", [1, 7, 33, 64])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_blocks_give_what_the_whole_mask_gives(steps, window, kv_heads):
+    torch.manual_seed(steps)
+    layer = Attention(24, 4, kv_heads, 6)
+    x = torch.randn(2, steps, 24, requires_grad=True)
+    rope = Rope.at(torch.arange(steps)[None], 6, 1e4, x.dtype)
+    found = []
+    for view in (View.whole(steps, window, x.dtype, x.device), View.blocks(steps, window, x.dtype, x.device)):
+        y = layer(x, rope, view)
+        found.append((y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])))
+    for whole, blocks in zip(*found, strict=True):
+        torch.testing.assert_close(blocks, whole, atol=1e-5, rtol=1e-4)

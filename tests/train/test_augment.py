@@ -11,6 +11,7 @@ from earful.train.augment import (
     degrade,
     fast_length,
     impulse_response,
+    mask_spectrogram,
     mu_law,
     noise,
     speech_level,
@@ -127,3 +128,20 @@ def test_fast_lengths_are_even_long_enough_and_close():
             while length % prime == 0:
                 length //= prime
         assert length == 1
+
+
+def test_masks_level_whole_bands_and_short_moments_of_most_examples():
+    mel = np.random.default_rng(0).standard_normal((80, 1000)).astype(np.float32)
+    shares = []
+    for seed in range(60):
+        masked = mask_spectrogram(np.random.default_rng(seed), mel, 0.02)
+        level = masked == mel.mean()
+        assert ((masked == mel) | level).all()
+        bands, moments = level.all(axis=1), level.all(axis=0)
+        assert (level == (bands[:, None] | moments)).all()
+        assert bands.sum() <= 2 * 16
+        assert moments.mean() < 0.2
+        shares.append(level.mean())
+    assert 0.3 < np.mean(np.array(shares) == 0) < 0.6
+    assert np.mean(shares) < 0.2
+    assert np.isfinite(mel).all() and not (mel == mel.mean()).any()  # the original is left alone

@@ -20,6 +20,9 @@ LOWEST_HZ = 30.0  # coloured noise gets no stronger below
 SLOPES = (0.0, -0.5, -1.0)  # white, pink, brown: exponents of the frequency
 QUIET = 1e-3  # blocks this far below the loudest, in power, are not speech
 BLOCK_S = 0.02
+MASKED = 0.6  # of the examples lose bands and moments of their spectrogram
+BANDS, BAND_SHARE = 2, 0.2  # at most so many, of at most this share of the bins
+MOMENTS_PER_S, MOMENT_S = 0.4, 0.2  # how many of them on average, the longest
 
 
 def change_speed(samples: Samples, factor: float) -> Samples:
@@ -75,6 +78,25 @@ def _heard(rng: Generator, samples: Samples, rate_hz: int, level: float) -> Samp
             rustle *= swell(rng, count, rate_hz)
         heard += rustle * _ratio(level, 1.0, rng.uniform(*SNR_DB))
     return heard
+
+
+def mask_spectrogram(rng: Generator, mel: Samples, frame_s: float) -> Samples:
+    """Bands of bins and short moments levelled to the mean, in most examples: float32 [bins, F] -> [bins, F].
+
+    frame_s: seconds between frames. Source: SpecAugment (Park et al. 2019), without warping of time.
+    """
+    if rng.random() >= MASKED:
+        return mel
+    mel, level = mel.copy(), np.float32(mel.mean())
+    bins, count = mel.shape
+    for _ in range(rng.integers(BANDS + 1)):
+        width = int(rng.integers(round(bins * BAND_SHARE) + 1))
+        low = int(rng.integers(bins - width + 1))
+        mel[low : low + width] = level
+    for _ in range(rng.poisson(MOMENTS_PER_S * count * frame_s)):
+        first = int(rng.integers(count))
+        mel[:, first : first + int(rng.integers(round(MOMENT_S / frame_s) + 1))] = level
+    return mel
 
 
 def speech_level(samples: Samples, rate_hz: int) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from earful.audio.mel import log_mel
 from earful.models.voxtral.config import VoxtralConfig
 from earful.models.voxtral.model import VoxtralRealtime
+from earful.train.augment import mask_spectrogram
 from earful.train.feed import feed, moved
 from earful.train.loop import Batch, Schedule, Trainer
 from earful.train.objectives import VoxtralObjective
@@ -19,6 +20,7 @@ from earful.train.packing import Example, Packer
 from earful.train.targets import LABELS
 
 EMBED_STD = 0.05
+MASKS = 1  # the generator of an example's masks is another one than that of its audio
 
 
 def initialise(model: VoxtralRealtime, seed: int) -> None:
@@ -60,8 +62,11 @@ def batches(
 ) -> Iterator[Batch]:
     """The batches of steps `step` to `steps`, the same ones whether or not a run was interrupted."""
 
+    frame_s = packer.config.audio.hop / packer.config.audio.rate_hz
+
     def make(number: int) -> dict[str, Tensor]:
-        return features(packer.config, packer.example(seed, number))
+        made, rng = features(packer.config, packer.example(seed, number)), np.random.default_rng([seed, number, MASKS])
+        return {**made, "mel": torch.from_numpy(mask_spectrogram(rng, made["mel"].numpy(), frame_s))}
 
     for number, batch in enumerate(feed(make, size, step, steps, workers), step):
         yield {**batch, "auxiliary_weight": auxiliary_weight(number)}
