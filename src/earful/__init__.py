@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from earful.events import Word as Word
     from earful.hf import AutoFeatureExtractor as AutoFeatureExtractor
     from earful.hf import AutoProcessor as AutoProcessor
+    from earful.hf import AutoTokenizer as AutoTokenizer
     from earful.hf import BatchFeature as BatchFeature
     from earful.hf import EncodecFeatureExtractor as EncodecFeatureExtractor
     from earful.hf import KyutaiSpeechToTextConfig as KyutaiSpeechToTextConfig
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
     from earful.hf import KyutaiSpeechToTextProcessor as KyutaiSpeechToTextProcessor
     from earful.hf import MimiConfig as MimiConfig
     from earful.hf import MimiModel as MimiModel
+    from earful.hf import MoshiConfig as MoshiConfig
+    from earful.hf import MoshiDepthConfig as MoshiDepthConfig
+    from earful.hf import MoshiDepthDecoder as MoshiDepthDecoder
+    from earful.hf import MoshiForCausalLM as MoshiForCausalLM
+    from earful.hf import MoshiForConditionalGeneration as MoshiForConditionalGeneration
+    from earful.hf import MoshiModel as MoshiModel
+    from earful.hf import Speech2TextConfig as Speech2TextConfig
+    from earful.hf import Speech2TextFeatureExtractor as Speech2TextFeatureExtractor
+    from earful.hf import Speech2TextForConditionalGeneration as Speech2TextForConditionalGeneration
+    from earful.hf import Speech2TextModel as Speech2TextModel
+    from earful.hf import Speech2TextProcessor as Speech2TextProcessor
+    from earful.hf import Speech2TextTokenizer as Speech2TextTokenizer
     from earful.hf import TextIteratorStreamer as TextIteratorStreamer
     from earful.hf import VoxtralRealtimeConfig as VoxtralRealtimeConfig
     from earful.hf import VoxtralRealtimeEncoder as VoxtralRealtimeEncoder
@@ -51,6 +64,7 @@ _NAMES_OF = {
     "earful.hf": (
         "AutoFeatureExtractor",
         "AutoProcessor",
+        "AutoTokenizer",
         "BatchFeature",
         "EncodecFeatureExtractor",
         "KyutaiSpeechToTextConfig",
@@ -60,6 +74,18 @@ _NAMES_OF = {
         "KyutaiSpeechToTextProcessor",
         "MimiConfig",
         "MimiModel",
+        "MoshiConfig",
+        "MoshiDepthConfig",
+        "MoshiDepthDecoder",
+        "MoshiForCausalLM",
+        "MoshiForConditionalGeneration",
+        "MoshiModel",
+        "Speech2TextConfig",
+        "Speech2TextFeatureExtractor",
+        "Speech2TextForConditionalGeneration",
+        "Speech2TextModel",
+        "Speech2TextProcessor",
+        "Speech2TextTokenizer",
         "TextIteratorStreamer",
         "VoxtralRealtimeConfig",
         "VoxtralRealtimeEncoder",

@@ -33,10 +33,8 @@ class Sampling:
 GREEDY = Sampling()
 
 
-def choose(logits: Tensor, how: Sampling = GREEDY, generator: torch.Generator | None = None) -> Tensor:
-    """logits: [B, V] float32 -> ids [B] int64. generator: where chance comes from, None for torch's own."""
-    if how.temperature == 0:
-        return logits.argmax(-1)
+def shaped(logits: Tensor, how: Sampling) -> Tensor:
+    """logits: [B, V] float32 -> the same over the temperature, -inf where an id is too unlikely to be drawn."""
     logits = logits / how.temperature
     if how.top_k is not None:
         least = logits.topk(min(how.top_k, logits.shape[-1])).values[:, -1:]  # [B, 1]
@@ -46,7 +44,14 @@ def choose(logits: Tensor, how: Sampling = GREEDY, generator: torch.Generator | 
         unlikely = rising.softmax(-1).cumsum(-1) <= 1 - how.top_p
         unlikely[:, -1] = False
         logits = logits.masked_fill(unlikely.scatter(-1, order, unlikely), float("-inf"))
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    return logits
+
+
+def choose(logits: Tensor, how: Sampling = GREEDY, generator: torch.Generator | None = None) -> Tensor:
+    """logits: [B, V] float32 -> ids [B] int64. generator: where chance comes from, None for torch's own."""
+    if how.temperature == 0:
+        return logits.argmax(-1)
+    return torch.multinomial(shaped(logits, how).softmax(-1), 1, generator=generator)[:, 0]
 
 
 def noise(seed: Tensor, position: Tensor, vocab: int) -> Tensor:

@@ -234,3 +234,23 @@ def window_of(config: Any) -> int:
     if not isinstance(config.sliding_window, int):
         raise ValueError(f"expected sliding_window to be a number of steps, got {shown(config.sliding_window)}")
     return config.sliding_window
+
+
+def complete_heads(config: Any) -> None:
+    """What follows from other sizes where it is left out; raises ValueError for halves of a gated layer that differ."""
+    if config.num_key_value_heads is None:
+        config.num_key_value_heads = config.num_attention_heads
+    if config.head_dim is None:
+        config.head_dim = config.hidden_size // config.num_attention_heads
+    if config.ffn_dim % 2:
+        raise ValueError(f"expected an even ffn_dim, got {config.ffn_dim}")
+
+
+def complete_rope(config: Any) -> None:
+    """The rotary base under both of its names."""
+    config.rope_theta = (config.rope_parameters or {}).get("rope_theta", config.rope_theta)
+    config.rope_parameters = {
+        "rope_type": "default",
+        **(config.rope_parameters or {}),
+        "rope_theta": config.rope_theta,
+    }

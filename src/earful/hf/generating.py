@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from earful.checkpoint.fields import Fields
+from earful.generate.lockstep import Choice, Writer, search, write
 from earful.generate.sample import GREEDY, Sampling
+
+NEW_TOKENS = 20  # where no length is asked for
 
 
 class Streamer(Protocol):
@@ -26,6 +30,11 @@ def length_of(prompt: int, slots: int | None, max_new_tokens: int | None, max_le
     if limits and min(limits) <= prompt:
         raise ValueError(f"expected room for more ids than the {prompt} of the prompt, got a length of {min(limits)}")
     return min(limits, default=None)
+
+
+def lengths(max_new_tokens: int | None, max_length: int | None) -> tuple[int | None, int | None]:
+    """As asked for, where nothing is asked 20 new ones."""
+    return (NEW_TOKENS, None) if max_new_tokens is max_length is None else (max_new_tokens, max_length)
 
 
 def sampling_of(do_sample: bool, temperature: float | None, top_k: int | None, top_p: float | None) -> Sampling:
@@ -53,3 +62,60 @@ def collected(prompt: Tensor, written: Iterator[Tensor], streamer: Streamer | No
         if streamer is not None:
             streamer.end()
     return torch.cat(parts, dim=1)
+
+
+def choice_of(asked: Mapping[str, Any], settings: Fields) -> Choice:
+    """How ids are chosen: as asked for, and where that is None as in a generation_config.json.
+
+    asked: do_sample, temperature, top_k, top_p and num_beams. Raises ValueError for what would count for nothing and
+    for what is out of range.
+    """
+    said = Fields({key: value for key, value in settings.values.items() if value is not None}, settings.where)
+    do_sample = said.flag("do_sample", False) if asked["do_sample"] is None else asked["do_sample"]
+    beams = said.whole("num_beams", 1, 1 << 10, 1) if asked["num_beams"] is None else asked["num_beams"]
+    by = {name: asked[name] for name in ("temperature", "top_k", "top_p")}
+    if do_sample:
+        stored = {
+            "temperature": said.number("temperature", 0, 1e3, said.number("temp", 0, 1e3, 1.0)),
+            "top_k": said.whole("top_k", 1, 1 << 20, 50),
+            "top_p": said.number("top_p", 0, 1, 1.0),
+        }
+        by = {name: stored[name] if value is None else value for name, value in by.items()}
+    return Choice(sampling_of(do_sample, **by), beams)
+
+
+def rows_of(how: Choice, wanted: int) -> int:
+    """How many texts are written at once for each input, so that as many as wanted come out."""
+    if wanted < 1:
+        raise ValueError(f"expected num_return_sequences of at least 1, got {wanted}")
+    if how.beams > 1:
+        if wanted > how.beams:
+            raise ValueError(f"expected num_return_sequences of at most the {how.beams} beams, got {wanted}")
+        return how.beams
+    if wanted > 1 and not how.sampling.temperature:
+        raise ValueError(f"expected one sequence without beams and chance, which would all be equal, got {wanted}")
+    return wanted
+
+
+def generated(
+    writer: Writer,
+    prompt: Tensor,
+    count: int,
+    how: Choice,
+    wanted: int = 1,
+    streamer: Streamer | None = None,
+    ends: Collection[int] = (),
+    filler: int = 0,
+) -> tuple[Tensor, Tensor | None]:
+    """The prompt [B, L] and `count` ids behind it [B * wanted, L + count], fewer where all rows have ended before.
+
+    writer: of as many rows as `rows_of` says. Beams have scores [B * wanted], log-probabilities over the length. Raises
+    ValueError for beams with what they cannot have.
+    """
+    prompt = prompt.repeat_interleave(wanted, 0)
+    if how.beams == 1:
+        return collected(prompt, write(writer, count, how.sampling, ends, filler), streamer), None
+    if streamer is not None or ends:
+        raise ValueError("expected one beam with a streamer or ids that end a text, got more")
+    texts, scores = search(writer, count, how.beams, wanted, how.sampling)
+    return torch.cat([prompt, texts], dim=1), scores / count

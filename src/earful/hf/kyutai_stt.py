@@ -10,59 +10,30 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from earful.hf.arguments import caching, initialise, keys_of, require_one, require_positions
+from earful.hf.arguments import initialise
 from earful.hf.generating import Streamer, collected, length_of, sampling_of
 from earful.hf.kyutai_stt_config import KyutaiSpeechToTextConfig
 from earful.hf.loading import Device, Dtype, load_core
 from earful.hf.mimi import MimiModel
 from earful.hf.mimi import initialise as initialise_codec
-from earful.hf.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, GenerateDecoderOnlyOutput
+from earful.hf.outputs import CausalLMOutputWithPast, GenerateDecoderOnlyOutput
+from earful.hf.temporal import TemporalModel
 from earful.models.kyutai_stt.decode import frames_of, hear, with_start_id, write, writing_state
 from earful.models.kyutai_stt.model import KyutaiStt
-from earful.models.moshi.model import Temporal, TemporalState
-from earful.nn.passes import CHUNK, Ask, next_token_loss, run
+from earful.models.moshi.model import TemporalState
+from earful.nn.passes import next_token_loss
 from earful.registry import save_model
 
 
-class KyutaiSpeechToTextModel(nn.Module):
-    """The language model without its head. Raises ValueError for a configuration that the network does not have."""
+class KyutaiSpeechToTextModel(TemporalModel):
+    """The language model without its head, for ids [B, T, 1 + codebooks], text first.
 
-    main_input_name = "input_ids"
+    -1, or config.audio_pad_token_id, stands for nothing. Raises ValueError for a configuration that the network does
+    not have.
+    """
 
-    def __init__(self, config: KyutaiSpeechToTextConfig) -> None:
-        super().__init__()
-        self.core, self.config = Temporal(config.to_temporal()), config
-        initialise(self.core, config.initializer_range)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        device_map: Device = None,
-        dtype: Dtype = None,
-        torch_dtype: Dtype = None,
-        revision: str | None = None,
-    ) -> Self:
-        """The part of a whole model; arguments and errors as of `KyutaiSpeechToTextForConditionalGeneration`'s."""
-        whole, values, _ = load_core(source, KyutaiStt, device_map, dtype, torch_dtype, revision)
-        return cls.holding(whole.temporal, KyutaiSpeechToTextConfig.from_dict(values)).eval()
-
-    @classmethod
-    def holding(cls, core: Temporal, config: KyutaiSpeechToTextConfig) -> Self:
-        """Over a network that is there already."""
-        model = cls.__new__(cls)
-        nn.Module.__init__(model)
-        model.core, model.config, model.training = core, config, core.training
-        return model
-
-    @property
-    def device(self) -> torch.device:
-        return self.core.norm.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.core.norm.weight.dtype
+    whole = KyutaiStt
+    config_class = KyutaiSpeechToTextConfig
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """input_ids [B, T, 1 + codebooks] to their summed embeddings [B, T, D]; raises ValueError for another shape."""
@@ -70,46 +41,6 @@ class KyutaiSpeechToTextModel(nn.Module):
         if input_ids.ndim != 3 or input_ids.shape[2] != columns:
             raise ValueError(f"expected input_ids of shape [B, T, {columns}], got {list(input_ids.shape)}")
         return self.core.embed(core_ids(input_ids, self.config).transpose(1, 2))
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: TemporalState | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        cache_position: Tensor | None = None,
-    ) -> BaseModelOutputWithPast | tuple[object, ...]:
-        """input_ids [B, T, 1 + codebooks], text first, or their embeddings [B, T, D], to hidden states [B, T, D].
-
-        -1, or config.audio_pad_token_id, stands for nothing. past_key_values: a state that an earlier call returned; it
-        is moved on in place. attention_mask [B, S]: 0 for positions, from the start of the stream, that are not to be
-        looked at. Every position sees config.sliding_window positions, with and without a cache.
-        Raises ValueError for both inputs or neither, and for masks, positions and states that do not fit them.
-        """
-        require_one(input_ids=input_ids, inputs_embeds=inputs_embeds)
-        config = self.config
-        hidden_too = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        weights_too = config.output_attentions if output_attentions is None else output_attentions
-        x = inputs_embeds if input_ids is None else self.embed(input_ids)
-        assert x is not None
-        state = past_key_values
-        if state is None and caching(use_cache, config.use_cache, weights_too):
-            state = writing_state(self.core, len(x), CHUNK)
-        require_positions(cache_position, state, x.shape[1])
-        ask = Ask(position_ids, keys_of(attention_mask, state, x.shape[1]), hidden_too, weights_too)
-        passed = run(self.core, x, state, ask=ask)
-        output = BaseModelOutputWithPast(
-            passed.last,
-            state,
-            passed.hidden if hidden_too else None,
-            passed.attentions if weights_too else None,
-        )
-        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
 
 class KyutaiSpeechToTextForConditionalGeneration(nn.Module):

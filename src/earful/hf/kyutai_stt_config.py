@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
-from earful.hf.config import Config, Rope, nested, only, window_of
+from earful.hf.config import Config, Rope, complete_heads, complete_rope, nested, only, window_of
 from earful.hf.mimi_config import MimiConfig
 from earful.models.kyutai_stt.config import PRESETS, KyutaiSttConfig
 from earful.models.moshi.config import TemporalConfig
@@ -59,14 +59,8 @@ class KyutaiSpeechToTextConfig(Config):
         if self.codec_config is not None and audio_encoder_config is not None:
             raise ValueError("expected codec_config or its other name audio_encoder_config, got both")
         self.codec_config = nested(self.codec_config or audio_encoder_config, MimiConfig)
-        if self.num_key_value_heads is None:
-            self.num_key_value_heads = self.num_attention_heads
-        if self.head_dim is None:
-            self.head_dim = self.hidden_size // self.num_attention_heads
-        if self.ffn_dim % 2:
-            raise ValueError(f"expected an even ffn_dim, got {self.ffn_dim}")
-        self.rope_theta = (self.rope_parameters or {}).get("rope_theta", self.rope_theta)
-        self.rope_parameters = {"rope_type": "default", **(self.rope_parameters or {}), "rope_theta": self.rope_theta}
+        complete_heads(self)
+        complete_rope(self)
         self.other.pop("frame_size", None)
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from earful.hf.moshi_codes import DepthCache
 from earful.models.mimi.model import DecodeState, EncodeState
 from earful.models.moshi.model import TemporalState
 from earful.models.s2t.passes import Cache
@@ -155,3 +156,69 @@ class GenerateEncoderDecoderOutput(ModelOutput):
 
     sequences: Tensor  # int64 [B * num_return_sequences, L]
     sequences_scores: Tensor | None = None  # float32, one for each row of sequences
+
+
+@dataclass
+class MoshiCausalLMOutputWithPast(ModelOutput):
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # [B, T, V] float32
+    last_hidden_state: Tensor | None = None  # [B, T, D]
+    past_key_values: TemporalState | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class MoshiDepthOutput(ModelOutput):
+    """Of the depth decoder: N frames, T codes of each."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # [N, T, V] float32
+    past_key_values: DepthCache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None  # [N, T, D] each
+    attentions: tuple[Tensor, ...] | None = None  # [N, H, T, T] each
+
+
+@dataclass
+class MoshiConditionalGenerationOutputWithPast(ModelOutput):
+    """What begins with `depth_` is there where labels were given, and so is the loss, which is of both decoders."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # [B, T, V] float32
+    last_hidden_state: Tensor | None = None  # [B, T, D]
+    past_key_values: TemporalState | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    depth_loss: Tensor | None = None
+    audio_logits: Tensor | None = None  # [B T, Q, V] float32
+    depth_past_key_values: DepthCache | None = None
+    depth_hidden_states: tuple[Tensor, ...] | None = None  # [B T, Q, D] each
+    depth_attentions: tuple[Tensor, ...] | None = None  # [B T, H, Q, Q] each
+
+    @property
+    def decoder_hidden_states(self) -> tuple[Tensor, ...] | None:
+        """The page's name."""
+        return self.hidden_states
+
+    @property
+    def decoder_attentions(self) -> tuple[Tensor, ...] | None:
+        """The page's name."""
+        return self.attentions
+
+
+@dataclass
+class MoshiConditionalGenerationGenerateOutput(ModelOutput):
+    """R rows: as many as inputs, times num_return_sequences."""
+
+    audio_sequences: Tensor | None = None  # [R, 1, N] float32
+    sequences: Tensor | None = None  # int64 [R, L]
+    sequences_scores: Tensor | None = None  # float32 [R], of beams
+    audio_codes: Tensor | None = None  # int64 [R, Q, frames]
+
+
+@dataclass
+class MoshiUnconditionalInput(ModelOutput):
+    input_ids: Tensor | None = None  # int64 [B, 1]
+    user_audio_codes: Tensor | None = None  # int64 [B, Q, 1]
+    moshi_audio_codes: Tensor | None = None  # int64 [B, Q, 1]
+    attention_mask: Tensor | None = None  # int64 [B, 1]
