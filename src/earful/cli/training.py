@@ -21,13 +21,16 @@ def register(app: typer.Typer) -> None:
     app.command()(train)
 
 
-FAMILIES = ("voxtral", "kyutai_stt", "mimi")
+FAMILIES = ("voxtral", "kyutai_stt", "mimi", "s2t")
 
 
 def train(
     manifests: Annotated[list[Path], typer.Argument(help="Word-timed manifests (docs/training.md).")],
     start: Annotated[
-        str, typer.Option(help="A checkpoint, or to begin from nothing builtin-en, kyutai-small or mimi-small.")
+        str,
+        typer.Option(
+            help="A checkpoint, or to begin from nothing builtin-en, kyutai-small, mimi-small or s2t-small-en."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The run's folder; a run that is there goes on.")],
     steps: Annotated[int, typer.Option(min=1, help="How many in all.")],
@@ -49,6 +52,14 @@ def train(
     hidden: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of the frames that are not heard (kyutai_stt).")
     ] = None,
+    pieces: Annotated[int | None, typer.Option(min=1, help="Of a vocabulary made from the texts (s2t).")] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="A set of languages, as mustc: each row says which is its text's (s2t).")
+    ] = None,
+    smoothing: Annotated[
+        float | None, typer.Option(min=0, max=0.99, help="How much of a label is spread over all pieces (s2t).")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="house, or published: Adam, inverse square root (s2t).")] = None,
     versions: Annotated[
         int | None, typer.Option(min=1, help="How often the corpus is mixed and encoded (kyutai_stt).")
     ] = None,
@@ -80,6 +91,7 @@ def train(
     given = {
         "tokenizer": tokenizer, "codec": codec, "batch": batch, "seconds": seconds, "delays": delays or None,
         "delay_s": delay_s, "clean": clean, "hidden": hidden, "versions": versions, "pad_weight": pad_weight,
+        "pieces": pieces, "languages": languages, "smoothing": smoothing, "recipe": recipe,
         "lora": lora, "merge": merge, "matrix_rate": matrix_rate, "other_rate": other_rate,
         "dtype": getattr(torch, dtype) if dtype else None, "audio": audio,
     }  # fmt: skip
@@ -115,11 +127,13 @@ def _run(family: str, given: dict[str, Any], **always: Any) -> tuple[Any, Callab
     from earful.train.kyutai_stt import KyutaiSttRun, train_kyutai_stt
     from earful.train.mimi import MimiRun, train_mimi
     from earful.train.run import Run, train_run
+    from earful.train.s2t import S2tRun, train_s2t
 
     kinds: dict[str, tuple[Any, Callable[..., Path]]] = {
         "voxtral": (Run, train_run),
         "kyutai_stt": (KyutaiSttRun, train_kyutai_stt),
         "mimi": (MimiRun, train_mimi),
+        "s2t": (S2tRun, train_s2t),
     }
     kind, function = kinds[family]
     foreign = sorted(given.keys() - {field.name for field in fields(kind)})

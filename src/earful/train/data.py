@@ -32,6 +32,7 @@ class Utterance:
     phonemes: str | None = None
     frames: tuple[int, ...] | None = None  # units of 25 ms: leading silence, each phoneme character, trailing silence
     source: str = ""  # the folder of the manifest
+    language: str | None = None  # of the text, where the manifest says so
 
     def count(self, rate_hz: int) -> int:
         """Length in samples."""
@@ -42,7 +43,8 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     """The utterances of a JSON-lines manifest, in order.
 
     A row has `audio` (a file, relative to the manifest), `start` and `duration` in seconds, `text` and `words`
-    [[word, start, end], ...]; it may have `phonemes` and `frames`. Other keys are left alone.
+    [[word, start, end], ...]; it may have `phonemes` and `frames`, and the `language` of the text. Other keys are left
+    alone.
     Raises ValueError naming the file and the line.
     """
     path = Path(path)
@@ -80,6 +82,7 @@ def _utterance(line: str, manifest: Path, where: str) -> Utterance:
         phonemes=phonemes,
         frames=None if frames is None else tuple(frames),
         source=manifest.absolute().parent.name,
+        language=_string(row, "language", where) if "language" in row else None,
     )
 
 
@@ -200,7 +203,10 @@ def _part(folder: Path, number: int, kind: str) -> Path:
 
 
 def _to_row(utterance: Utterance) -> str:
-    return json.dumps({**vars(utterance), "audio": str(utterance.audio)}, ensure_ascii=False) + "\n"
+    row = {**vars(utterance), "audio": str(utterance.audio)}
+    if utterance.language is None:
+        del row["language"]
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _from_row(line: str) -> Utterance:

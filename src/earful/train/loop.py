@@ -22,7 +22,11 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: the rate rises, stays, and falls linearly to nothing over the last `decay` of steps."""
+    """How long and how fast: the rate rises, stays, and falls linearly to nothing over the last `decay` of steps.
+
+    inverse_root: in the place of that it falls as one over the root of the step (Vaswani et al. 2017).
+    muon: the matrices inside the blocks are Muon's; otherwise all weights are AdamW's.
+    """
 
     steps: int
     matrix_rate: float = 0.02  # Muon, for the matrices inside the blocks
@@ -33,8 +37,12 @@ class Schedule:
     clip: float = 1.0
     save_every: int = 200
     log_every: int = 10
+    inverse_root: bool = False
+    muon: bool = True
 
     def factor(self, step: int) -> float:
+        if self.inverse_root:
+            return min((step + 1) / self.warmup, math.sqrt(self.warmup / (step + 1)))
         falling = max(1, round(self.steps * self.decay))
         return max(0.0, min(1.0, (step + 1) / self.warmup, (self.steps - step) / falling))
 
@@ -64,8 +72,9 @@ class Trainer:
         weights = dict(objective.named_parameters())
         self.weights = {name: weights[name] for name in self.masters}
         self.buffers = {n: b for n, b in objective.named_buffers() if n in objective.state_dict()}
-        matrices = [p for n, p in self.masters.items() if is_matrix(n, p)]
-        others = [p for n, p in self.masters.items() if not is_matrix(n, p)]
+        for_muon = {name for name, p in self.masters.items() if schedule.muon and is_matrix(name, p)}
+        matrices = [p for name, p in self.masters.items() if name in for_muon]
+        others = [p for name, p in self.masters.items() if name not in for_muon]
         self.optimisers: list[torch.optim.Optimizer] = []
         self.rates: list[float] = []
         if matrices:  # an optimiser refuses to have nothing to do

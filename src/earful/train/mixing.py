@@ -72,13 +72,15 @@ class Mixer:
         if kind < NOTHING:
             return []
         if kind < NOTHING + ALONE:
-            return self._fill(rng, rng.uniform(0, max(0.5, room_s - 6)), room_s, 1)
-        return self._fill(rng, rng.uniform(0, 0.8), room_s)
+            return self.fill(rng, rng.uniform(0, max(0.5, room_s - 6)), room_s, 1)
+        return self.fill(rng, rng.uniform(0, 0.8), room_s)
 
-    def _fill(self, rng: np.random.Generator, at_s: float, room_s: float, most: float = math.inf) -> list[Place]:
+    def fill(self, rng: np.random.Generator, at_s: float, room_s: float, most: float = math.inf) -> list[Place]:
+        """Utterances of one language from `at_s` on that end within `room_s` seconds; none where none is found."""
         places: list[Place] = []
         while len(places) < most:
-            fitting = (p for _ in range(TRIES) if (p := self._place(rng, at_s)).end_s <= room_s)
+            drawn = (self._place(rng, at_s) for _ in range(TRIES))
+            fitting = (p for p in drawn if p.end_s <= room_s and self._alike(p, places))
             place = next(fitting, None)
             if place is None:
                 break
@@ -86,6 +88,9 @@ class Mixer:
             (low, high), _ = GAPS_S[rng.choice(len(GAPS_S), p=[share for _, share in GAPS_S])]
             at_s = place.end_s + rng.uniform(low, high)
         return places
+
+    def _alike(self, place: Place, others: Sequence[Place]) -> bool:
+        return not others or self.utterance(place).language == self.utterance(others[0]).language
 
     def _place(self, rng: np.random.Generator, at_s: float) -> Place:
         number = self.draw(rng)

@@ -10,6 +10,8 @@ from earful.audio.mel import mel_filters
 from earful.models.kyutai_stt.model import KyutaiStt
 from earful.models.mimi.config import STEPS_PER_FRAME
 from earful.models.mimi.model import Mimi
+from earful.models.s2t.config import BOS, EOS
+from earful.models.s2t.model import Speech2Text
 from earful.models.voxtral.model import VoxtralRealtime
 from earful.train.quantise import quantise_split
 from earful.train.targets import LABELS
@@ -161,6 +163,54 @@ class KyutaiSttObjective(nn.Module):
             right = ((logits.argmax(-1) == labels) & spoken).sum() / spoken.sum().clamp(min=1)
             words = cross_entropy(logits, labels.masked_fill(~spoken, IGNORED))
         return loss, {"text": loss.detach(), "words": words, "words_accuracy": right}
+
+
+class S2tObjective(nn.Module):
+    """Next-token loss of Speech2Text with smoothed labels, and two auxiliary losses on the encoder while training.
+
+    One head names the sound of every encoder frame where it is known; the other's pieces, blanks between them, spell
+    the text in order (CTC, Graves et al. 2006; beside attention: Watanabe et al. 2017). They teach the encoder to hear
+    before the decoder knows where to look; export drops them.
+    """
+
+    def __init__(self, model: Speech2Text, smoothing: float = 0.1) -> None:
+        super().__init__()
+        self.model, self.smoothing = model, smoothing
+        self.sound_head = nn.Linear(model.config.dim, LABELS)
+        self.ctc_head = nn.Linear(model.config.dim, model.config.vocab)  # the blank is `BOS`, which no text has
+
+    def forward(
+        self, features: Tensor, lengths: Tensor, ids: Tensor, labels: Tensor, sounds: Tensor, auxiliary_weight: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise, and its parts.
+
+        features: [B, F, bins]; lengths: [B] frames of each; ids, labels: [B, T] int64, what is read and what is to
+        follow; sounds: [B, S] int64, one per encoder frame. labels and sounds may be IGNORED.
+        """
+        model = self.model
+        encoded, steps = model.encoder(features, lengths, alone=True)  # [B, S, D]
+        logits = model.decoder.logits(model.decoder(ids, model.decoder.remember(encoded, steps)))  # [B, T, V]
+        smooth = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=self.smoothing
+        )
+        heard = self.sound_head(encoded).float()
+        sound = cross_entropy(heard, sounds) if bool((sounds != IGNORED).any()) else heard.sum() * 0
+        pieces = (labels != IGNORED) & (labels != EOS)
+        ctc = F.ctc_loss(
+            self.ctc_head(encoded).float().log_softmax(-1).transpose(0, 1),  # [S, B, V]
+            labels[pieces],
+            steps,
+            pieces.sum(1),
+            blank=BOS,
+            zero_infinity=True,  # for more pieces than frames
+        )
+        with torch.no_grad():
+            counted = labels != IGNORED
+            right = ((logits.argmax(-1) == labels) & counted).sum() / counted.sum().clamp(min=1)
+            known = (heard.argmax(-1) == sounds).sum() / (sounds != IGNORED).sum().clamp(min=1)
+            text = cross_entropy(logits, labels)
+        parts = {"text": text, "ctc": ctc, "sound": sound, "words_accuracy": right, "phoneme_accuracy": known}
+        return smooth + auxiliary_weight * (sound + ctc), {name: part.detach() for name, part in parts.items()}
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -120,6 +120,7 @@ def export(model: VoxtralRealtime, trainer: Trainer, tokenizer: Path, folder: Pa
 # What a picture shows of a run's log, and how it is called there.
 CURVES = {
     "text": "text loss (nats per token)",
+    "ctc": "loss of the encoder's own text (nats per token)",
     "words": "loss of words alone (nats per token)",
     "words_accuracy": "words (share of ids)",
     "phoneme_accuracy": "phoneme accuracy (share of frames)",
