@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from earful.generate.sample import GREEDY, Sampling, choose
 from earful.nn.state import leaves, reorder, select
 
 NEVER = -1e9  # the score of a hypothesis that only fills up a beam; still a number, so that its successors have one
@@ -25,13 +26,15 @@ class Decoding:
     beams: hypotheses kept at once, 1 for greedy; max_length: ids at most, those of the prompt counted.
     length_penalty: scores are log-probabilities divided by the number of ids written to this power.
     early_stopping: end when as many texts as beams are complete (True), or when by the length so far no other can be
-    better (False), or when none of any length can ("never").
+    better (False), or when none of any length can ("never"). sampling: how one beam goes on; more than one are not for
+    chance.
     """
 
     beams: int = 5
     max_length: int = 200
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = True
+    sampling: Sampling = GREEDY
 
     def __post_init__(self) -> None:
         if self.beams < 1:
@@ -40,6 +43,8 @@ class Decoding:
             raise ValueError(f"expected a max_length of at least 2, got {self.max_length}")
         if self.early_stopping not in (True, False, "never"):
             raise ValueError(f"expected early_stopping of True, False or 'never', got {self.early_stopping!r}")
+        if self.beams > 1 and self.sampling.temperature:
+            raise ValueError(f"expected one beam with sampling, got {self.beams}")
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def search(
     found: list[list[Hypothesis]] = [[] for _ in going]
     last = torch.full((rows * how.beams,), start, device=device)
     if how.beams == 1:
-        how = Decoding(1, how.max_length, how.length_penalty)  # greedy ends with the first end of text
+        how = replace(how, early_stopping=True)  # the first end of text is the end
     first = True
     while going:
         logits = step(last, state, memory)
@@ -123,7 +128,11 @@ def search(
             first = False
         so_far = [[score for _, score in one.running] for one in going]
         flat = (scores + torch.tensor(so_far, device=scores.device)[:, :, None]).flatten(1)  # [U, beams * V]
-        best, which = flat.topk(min(2 * how.beams, flat.shape[1]))
+        if how.sampling.temperature:
+            which = choose(flat, how.sampling)[:, None]
+            best = flat.gather(1, which)
+        else:
+            best, which = flat.topk(min(2 * how.beams, flat.shape[1]))
         vocab = scores.shape[-1]
         kept: list[int] = []  # utterances that go on
         for row, (one, values, places) in enumerate(zip(going, best.tolist(), which.tolist(), strict=True)):

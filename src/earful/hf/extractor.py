@@ -68,3 +68,27 @@ def strategy_of(padding: bool | str | None) -> str:
     if padding not in PADDINGS:
         raise ValueError(f"expected padding of a bool or {', '.join(PADDINGS)}, got {shown(padding)}")
     return padding
+
+
+def cut_length(truncation: bool, max_length: int | None, multiple: int | None) -> int | None:
+    """The most that is left of a row, None for all of it. Raises ValueError for a missing max_length."""
+    if not truncation:
+        return None
+    if max_length is None:
+        raise ValueError("expected max_length beside truncation, got none")
+    return rounded(max_length, multiple)
+
+
+def filled_length(longest: int, padding: bool | str, max_length: int | None, multiple: int | None) -> int | None:
+    """What shorter rows are filled up to, None where they are not. Raises ValueError for a missing max_length."""
+    strategy = strategy_of(padding)
+    if strategy == "do_not_pad":
+        return None
+    if strategy == "max_length" and max_length is None:
+        raise ValueError("expected max_length beside padding='max_length', got none")
+    return rounded(longest if strategy == "longest" else max_length or 0, multiple)
+
+
+def rounded(length: int, multiple: int | None) -> int:
+    """Up to a multiple."""
+    return length if multiple is None else -(-length // multiple) * multiple

@@ -112,6 +112,14 @@ class SentencePiece:
         """Ids of a text, without any special one."""
         return self._processor.encode(text)  # type: ignore[no-any-return]
 
+    def cut(self, text: str, **sampling: Any) -> list[str]:
+        """A text in pieces, as the file spells them; what is unknown is one as it stands.
+
+        sampling: how pieces are drawn at random for training, under the library's names: enable_sampling, nbest_size,
+        alpha.
+        """
+        return self._processor.encode(text, out_type=str, **sampling)  # type: ignore[no-any-return]
+
     def _within(self, id: int) -> int:
         if not 0 <= id < len(self.pieces):
             raise ValueError(f"expected an id of 0 to {len(self.pieces) - 1}, got {id}")

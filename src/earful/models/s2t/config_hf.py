@@ -126,7 +126,7 @@ def from_hf(
             variances=normalised and extractor.flag("normalize_vars", True),
             dither=extractor.number("dither", 0, 1e6, 0.0),
         ),
-        text=_text(tokenizer or Fields({}, "tokenizer_config.json")),
+        text=read_text(tokenizer or Fields({}, "tokenizer_config.json")),
         decoding=_decoding(config if generation is None else generation),
         activation=activation,
         scaled=config.flag("scale_embedding", True),
@@ -150,7 +150,8 @@ def _kernels(config: Fields) -> tuple[int, ...]:
     return tuple(kernels)
 
 
-def _text(fields: Fields) -> TextConfig:
+def read_text(fields: Fields) -> TextConfig:
+    """Of a tokenizer_config.json; raises `CheckpointError` for languages that nobody knows."""
     codes, target = fields.values.get("lang_codes"), fields.values.get("tgt_lang")
     if codes is not None and (not isinstance(codes, str) or codes not in LANGUAGES):
         raise fields.unfit("lang_codes", f"one of {', '.join(LANGUAGES)}")

@@ -106,15 +106,17 @@ def per_layer(heads: Heads, half: Encoder | Decoder) -> Iterator[Heads]:
 
 
 def shifted(labels: Tensor) -> Tensor:
-    """What the decoder is given to write labels [B, T], IGNORED where nothing is asked: the start, then all but the last."""
+    """What the decoder reads to write labels [B, T], IGNORED where nothing is asked: the start, and the first ones."""
     ids = labels.roll(1, dims=1)
     ids[:, 0] = START
     return ids.masked_fill(ids == IGNORED, PAD)
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of labels [B, T], each given by the logits [B, T, V] in its place; raises ValueError for other
-    shapes."""
+    """Mean cross-entropy of labels [B, T], each given by the logits [B, T, V] in its place.
+
+    Raises ValueError for other shapes.
+    """
     if logits.shape[:2] != labels.shape:
         raise ValueError(f"expected labels of shape {list(logits.shape[:2])}, one per logit, got {list(labels.shape)}")
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)

@@ -24,16 +24,19 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3
 MOST_IDS = 1 << 20
 
 
-def hear(clips: Sequence[Clip], audio: AudioConfig) -> tuple[Tensor, Tensor]:
+def hear(clips: Sequence[Clip], audio: AudioConfig, most: int | None = None) -> tuple[Tensor, Tensor]:
     """Features of whole clips [N] in -1..1: float32 [B, F, bins], F of the longest one, and frames of each [B] int64.
 
-    Behind the end of a clip there are zeros; one shorter than a frame has none. Raises AudioError for what is no audio.
+    Behind the end of a clip there are zeros; one shorter than a frame has none. most: frames of a clip, of which those
+    behind are left out before the others are normalised. Raises AudioError for what is no audio.
     """
     lengths = torch.tensor([frame_count(len(clip), audio.rate_hz) for clip in clips])
     samples = np.zeros((len(clips), max(map(len, clips))), np.float32)
     for into, clip in zip(samples, clips, strict=True):
         into[: len(clip)] = as_samples(clip)
     features = fbank(torch.from_numpy(samples), audio.rate_hz, audio.bins, audio.dither)
+    if most is not None:
+        features, lengths = features[:, :most], lengths.clamp(max=most)
     return normalise(features, lengths, audio.means, audio.variances), lengths
 
 
@@ -44,10 +47,17 @@ def vocabulary_of(tokenizer: Path, pieces: SentencePiece) -> dict[str, int]:
     """
     path = tokenizer.with_name("vocab.json")
     if path.is_file():
-        fields = Fields.from_file(path)
-        vocabulary = {piece: fields.whole(piece, 0, MOST_IDS) for piece in fields.values}
-    else:
-        path, vocabulary = tokenizer, {piece.text: id for id, piece in enumerate(pieces.pieces)}
+        return read_vocabulary(path)
+    return _checked({piece.text: id for id, piece in enumerate(pieces.pieces)}, tokenizer)
+
+
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """Ids by piece, of a vocab.json; raises like `vocabulary_of`."""
+    fields = Fields.from_file(path)
+    return _checked({piece: fields.whole(piece, 0, MOST_IDS) for piece in fields.values}, path)
+
+
+def _checked(vocabulary: dict[str, int], path: Path) -> dict[str, int]:
     found = [vocabulary.get(piece) for piece in SPECIAL]
     if found != list(range(len(SPECIAL))):
         raise CheckpointError(f"{path}: expected ids 0 to 3 for {' '.join(SPECIAL)}, got {found}")
@@ -66,10 +76,7 @@ class S2tText:
         self.pieces, self.vocabulary, self.text = pieces, dict(vocabulary), text
         known = {piece.text: id for id, piece in enumerate(pieces.pieces)}
         self.names = {id: piece for piece, id in vocabulary.items()}
-        self._bytes = {
-            id: pieces.token_bytes(known[piece]) if piece in known else piece.replace(SPACE, " ").encode()
-            for id, piece in self.names.items()
-        }
+        self._bytes = {piece: pieces.token_bytes(id) for piece, id in known.items()}
         self.special = set(range(len(SPECIAL)))
         self.language_ids: dict[str, int] = {}  # by language, in the order of the published list
         for language in LANGUAGES[text.language_set] if text.language_set else ():
@@ -99,12 +106,14 @@ class S2tText:
             raise ValueError(f"expected a language of {', '.join(self.language_ids)}, got {language}")
         return self.language_ids[language]
 
+    def cut(self, text: str, **sampling: Any) -> list[str]:
+        """The pieces of a text; `sampling` as of `SentencePiece.cut`."""
+        return self.pieces.cut(text.lower() if self.text.lower else text, **sampling)
+
     def encode(self, text: str, language: str | None = None) -> list[int]:
         """What the model is to write: the language where it has several, the pieces, the end of the text."""
-        if self.text.lower:
-            text = text.lower()
         first = self.language_id(language)
-        ids = [self.vocabulary.get(self.pieces.piece(id), UNK) for id in self.pieces.encode(text)]
+        ids = [self.vocabulary.get(piece, UNK) for piece in self.cut(text)]
         return [*([] if first is None else [first]), *ids, EOS]
 
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
@@ -112,13 +121,17 @@ class S2tText:
 
         An id that the vocabulary does not have is written as <unk>, as the reference does.
         """
-        runs: list[str] = []
         kept = (id for id in ids if keep_special or id not in self.special)
-        known = (id if id in self.names else UNK for id in kept)
-        for is_special, run in groupby(known, key=lambda id: id in self.special):
+        return self.join(self.names.get(id, self.names[UNK]) for id in kept)
+
+    def join(self, pieces: Iterable[str]) -> str:
+        """Text of pieces, as `decode` writes it; one that is not known stands for itself."""
+        special, runs = {self.names[id] for id in self.special}, []
+        for is_special, run in groupby(pieces, key=lambda piece: piece in special):
             if is_special:
-                runs += [self.names[id] + " " for id in run]
+                runs += [piece + " " for piece in run]
             else:
-                said = b"".join(self._bytes[id] for id in run).decode("utf-8", "replace").lstrip(" ")
+                parts = (self._bytes.get(piece, piece.replace(SPACE, " ").encode()) for piece in run)
+                said = b"".join(parts).decode("utf-8", "replace").lstrip(" ")
                 runs.append(said.upper() if self.text.upper else said)
         return "".join(runs).strip()
