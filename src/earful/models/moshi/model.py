@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -91,19 +92,23 @@ class Temporal(nn.Module):
 class DepthAttention(nn.Module):
     """Attention to the codes before, in the order in which they are made, and nothing else tells it the order."""
 
+    joined: ClassVar = {"qkv": ("q", "k", "v")}
+
     def __init__(self, c: DepthConfig) -> None:
         super().__init__()
         self.heads = c.heads
         width = c.heads * c.head_dim
         self.q, self.k, self.v = (nn.Linear(c.dim, width, bias=False) for _ in range(3))
         self.o = nn.Linear(width, c.dim, bias=False)
+        self.qkv: nn.Module | None = None  # see nn/linear.py
 
     def forward(self, x: Tensor, kv: list[Tensor]) -> Tensor:
-        """x: [N, D] -> [N, D]; kv: [N, H, 2, K] of every code before, to which this one's is added."""
-        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)) for layer in (self.q, self.k, self.v))  # [N, H, K]
-        kv.append(torch.stack([k, v], dim=2))
-        keys, values = torch.stack(kv, dim=3).unbind(2)  # [N, H, codes so far, K]
-        y = F.scaled_dot_product_attention(q[:, :, None], keys, values)  # [N, H, 1, K]
+        """x: [N, D] -> [N, D]; kv: [N, 2, H, K] of every code before, to which this one's is added."""
+        x = torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1) if self.qkv is None else self.qkv(x)
+        x = x.unflatten(-1, (3, self.heads, -1))  # [N, 3, H, K]
+        kv.append(x[:, 1:])
+        keys, values = torch.stack(kv, dim=3).unbind(1)  # [N, H, codes so far, K]
+        y = F.scaled_dot_product_attention(x[:, 0, :, None], keys, values)  # [N, H, 1, K]
         return self.o(y.flatten(1))  # type: ignore[no-any-return]
 
 

@@ -95,6 +95,9 @@ class MoshiStream:
     @torch.inference_mode()
     def init_state(self, batch: int) -> StreamState:
         c, device = self.config, self.delays.device
+        if batch > 1:
+            pack(self.model.temporal)  # it was made for one row
+            pack(self.model.depth)
         ids = torch.zeros(batch, 1, c.max_delay + 1, dtype=torch.int64, device=device)
         return StreamState(
             self.model.codec.init_encode_state(batch, self.chunk),
@@ -209,6 +212,8 @@ def streams(model: Moshi, tokenizer: Path) -> tuple[MoshiStream, MoshiStream]:
 
     The model is one for inference from here on: see `pack`.
     """
-    pack(model)
+    pack(model.temporal, one_row=True)
+    pack(model.depth, one_row=True)
+    pack(model.codec)
     stream = MoshiStream(model, SentencePiece.from_file(tokenizer))
     return stream, stream
