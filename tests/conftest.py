@@ -17,11 +17,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "kyutai/mimi": ("mimi", "hf", {"codec": {"codebooks": 32}}),
     "kyutai/stt-1b-en_fr": ("kyutai_stt", "kyutai", {}),
     "kyutai/stt-2.6b-en": ("kyutai_stt", "kyutai", {}),
-    "facebook/s2t-small-librispeech-asr": (
-        "s2t",
-        "hf",
-        {"model": {"dim": 256}, "encoder": {"heads": 4}, "decoder": {"heads": 4}},
-    ),
+    "facebook/s2t-small-librispeech-asr": ("s2t", "hf", {"model": {"dim": 256}, "decoder": {"heads": 4}}),
     "facebook/s2t-medium-mustc-multilingual-st": ("s2t", "hf", {"text": {"language_set": "mustc"}}),
     "kyutai/stt-2.6b-en-trfs": ("kyutai_stt", "hf", {"codec": {"rate_hz": 24_000, "ratios": (8, 6, 5, 4)}}),
 }

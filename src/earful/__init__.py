@@ -41,12 +41,6 @@ if TYPE_CHECKING:
     from earful.hf import Speech2TextModel as Speech2TextModel
     from earful.hf import Speech2TextProcessor as Speech2TextProcessor
     from earful.hf import Speech2TextTokenizer as Speech2TextTokenizer
-    from earful.hf import Speech2TextConfig as Speech2TextConfig
-    from earful.hf import Speech2TextFeatureExtractor as Speech2TextFeatureExtractor
-    from earful.hf import Speech2TextForConditionalGeneration as Speech2TextForConditionalGeneration
-    from earful.hf import Speech2TextModel as Speech2TextModel
-    from earful.hf import Speech2TextProcessor as Speech2TextProcessor
-    from earful.hf import Speech2TextTokenizer as Speech2TextTokenizer
     from earful.hf import TextIteratorStreamer as TextIteratorStreamer
     from earful.hf import VoxtralRealtimeConfig as VoxtralRealtimeConfig
     from earful.hf import VoxtralRealtimeEncoder as VoxtralRealtimeEncoder
@@ -86,12 +80,6 @@ _NAMES_OF = {
         "MoshiForCausalLM",
         "MoshiForConditionalGeneration",
         "MoshiModel",
-        "Speech2TextConfig",
-        "Speech2TextFeatureExtractor",
-        "Speech2TextForConditionalGeneration",
-        "Speech2TextModel",
-        "Speech2TextProcessor",
-        "Speech2TextTokenizer",
         "Speech2TextConfig",
         "Speech2TextFeatureExtractor",
         "Speech2TextForConditionalGeneration",

@@ -33,11 +33,5 @@ from earful.hf.s2t_config import Speech2TextConfig as Speech2TextConfig
 from earful.hf.s2t_processor import Speech2TextFeatureExtractor as Speech2TextFeatureExtractor
 from earful.hf.s2t_processor import Speech2TextProcessor as Speech2TextProcessor
 from earful.hf.s2t_tokenizer import Speech2TextTokenizer as Speech2TextTokenizer
-from earful.hf.s2t import Speech2TextForConditionalGeneration as Speech2TextForConditionalGeneration
-from earful.hf.s2t import Speech2TextModel as Speech2TextModel
-from earful.hf.s2t_config import Speech2TextConfig as Speech2TextConfig
-from earful.hf.s2t_processor import Speech2TextFeatureExtractor as Speech2TextFeatureExtractor
-from earful.hf.s2t_processor import Speech2TextProcessor as Speech2TextProcessor
-from earful.hf.s2t_tokenizer import Speech2TextTokenizer as Speech2TextTokenizer
 from earful.hf.streamer import TextIteratorStreamer as TextIteratorStreamer
 from earful.hf.voxtral import VoxtralRealtimeForConditionalGeneration as VoxtralRealtimeForConditionalGeneration

@@ -11,7 +11,11 @@ from earful.checkpoint.files import fetch
 from earful.errors import CheckpointError
 from earful.hf.encodec import EncodecFeatureExtractor
 from earful.hf.features import VoxtralRealtimeFeatureExtractor
-from earful.hf.kyutai_stt_processor import KyutaiSpeechToTextFeatureExtractor, KyutaiSpeechToTextProcessor
+from earful.hf.kyutai_stt_processor import (
+    KyutaiSpeechToTextFeatureExtractor,
+    KyutaiSpeechToTextProcessor,
+    KyutaiSpeechToTextTokenizer,
+)
 from earful.hf.processor import VoxtralRealtimeProcessor
 from earful.hf.s2t_processor import Speech2TextFeatureExtractor, Speech2TextProcessor
 from earful.registry import recognise
@@ -26,9 +30,12 @@ PROCESSORS: Mapping[str, type[Processor]] = {
 EXTRACTORS: Mapping[str, type[Extractor]] = {
     "kyutai_stt": KyutaiSpeechToTextFeatureExtractor,
     "mimi": EncodecFeatureExtractor,
+    "moshi": EncodecFeatureExtractor,
     "s2t": Speech2TextFeatureExtractor,
     "voxtral": VoxtralRealtimeFeatureExtractor,
 }
+# Of the families whose pages load a tokenizer by itself; Moshi's vocabulary is a file of the same kind.
+TOKENIZERS = {"kyutai_stt": KyutaiSpeechToTextTokenizer, "moshi": KyutaiSpeechToTextTokenizer}
 # Files in which the class is named, under which key, and in which block; a processor may be saved without its model.
 PROCESSOR_NAMES = [
     ("processor_config.json", "processor_class", None),
@@ -66,6 +73,19 @@ class AutoFeatureExtractor:
         """Of a folder or a hub id in any known layout; raises `CheckpointError` for what cannot be read."""
         folder = fetch(source, revision)
         return named(folder, EXTRACTORS, EXTRACTOR_NAMES).from_pretrained(folder)
+
+
+class AutoTokenizer:
+    """Not to be made: `from_pretrained` returns the tokenizer of the checkpoint's family."""
+
+    def __init__(self) -> None:
+        raise TypeError("expected AutoTokenizer.from_pretrained(source), got AutoTokenizer()")
+
+    @staticmethod
+    def from_pretrained(source: str | Path, *, revision: str | None = None) -> KyutaiSpeechToTextTokenizer:
+        """Of a folder or a hub id in any known layout; raises `CheckpointError` for what cannot be read."""
+        folder = fetch(source, revision)
+        return named(folder, TOKENIZERS, []).from_pretrained(folder)
 
 
 def named(folder: Path, kinds: Mapping[str, type[C]], places: Sequence[tuple[str, str, str | None]]) -> type[C]:
