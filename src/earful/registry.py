@@ -67,7 +67,7 @@ FAMILIES = {
         layouts="earful.models.moshi.layouts",
         model="earful.models.moshi.model:Moshi",
         streams="earful.models.moshi.stream:streams",
-        wide=("codec.",),
+        wide=("codec.", "conditions."),
     ),
     "mimi": Family(  # behind those that hear through it: its files lie in their folders too
         layouts="earful.models.mimi.layouts",

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from earful.errors import CheckpointError
 from earful.events import Pause, Word
-from earful.models.kyutai_stt.stream import CHUNK_FRAMES, PROMPT_PIECES, KyutaiSttStream, Memo
+from earful.models.kyutai_stt.stream import CHUNK_FRAMES, KyutaiSttStream, Memo
+from earful.models.moshi.prompt import PROMPT_PIECES
 from earful.nn.state import leaves, row, select
 from earful.registry import load_model
 from earful.stream.engine import Engine

@@ -22,6 +22,7 @@ from earful.models.kyutai_stt.model import KyutaiStt
 from earful.models.kyutai_stt.processor import lead_samples, tail_samples
 from earful.models.mimi.model import EncodeState
 from earful.models.moshi.model import TemporalState
+from earful.models.moshi.prompt import Prompt
 from earful.nn.linear import pack
 from earful.nn.state import keep, row
 from earful.text.incremental import Utf8Stream
@@ -29,7 +30,6 @@ from earful.text.sentencepiece import SentencePiece
 
 CHUNK_FRAMES = 32  # the most frames that one call may encode; the rings have room for it
 TOP_K = 50  # ids that chance chooses from, as the published models do
-PROMPT_PIECES = 256  # the longest prompt
 PROMPT_SILENCE_FRAMES = 10  # behind the audio of a prompt
 LONGEST_S = 1.0  # of a word that no other word ends: nothing tells how long it was
 LONGEST_WORD = 100  # in characters; more than any word has
@@ -43,9 +43,7 @@ class StreamState:
     token: Tensor  # [B] int64, the last id written
     temperature: Tensor  # [B] float32
     seed: Tensor  # [B] int64, where chance comes from
-    prompt: Tensor  # [B, PROMPT_PIECES] int64, pieces that must be written first, in order
-    prompt_at: Tensor  # [B] int64, how many of them have been
-    prompt_end: Tensor  # [B] int64, how many there are
+    prompt: Prompt
 
 
 @dataclass
@@ -98,9 +96,7 @@ class KyutaiSttStream:
             token=count.clone(),
             temperature=count.float(),
             seed=count.clone(),
-            prompt=count[:, None].repeat(1, PROMPT_PIECES),
-            prompt_at=count.clone(),
-            prompt_end=count.clone(),
+            prompt=Prompt.empty(batch, device),
         )
 
     @torch.inference_mode()
@@ -125,15 +121,12 @@ class KyutaiSttStream:
             raise ValueError(f"expected no delay but the model's own, {self.config.delay_s:g} s, got {delay_s} s")
         if not 0 <= temperature < math.inf:
             raise ValueError(f"expected a temperature of at least 0, got {temperature}")
-        pieces = self.tokenizer.encode(prompt) if prompt else []
-        if len(pieces) > PROMPT_PIECES:
-            raise ValueError(f"expected a prompt of at most {PROMPT_PIECES} pieces, got {len(pieces)}")
         samples = np.zeros(0, np.float32) if prompt_audio is None else as_samples(prompt_audio)
         state = row(state, slot)
+        if prompt:
+            state.prompt.begin(self.tokenizer.encode(prompt))
         state.temperature.fill_(temperature)
         state.seed.fill_(seed & (1 << 63) - 1)
-        state.prompt[0, : len(pieces)] = torch.tensor(pieces, dtype=torch.int64)
-        state.prompt_end.fill_(len(pieces))
         memo = Memo(self.lead, 0)
         said = self.write(state, self.model.start(1)[:, 1:, 0], None).tolist()
         if len(samples):
@@ -166,17 +159,12 @@ class KyutaiSttStream:
 
     def _choose(self, state: StreamState, logits: Tensor, position: Tensor, active: Tensor | None) -> Tensor:
         """logits: [B, V] -> ids [B]; where a prompt is left, its next piece or none yet."""
-        next_piece = state.prompt.gather(1, state.prompt_at.clamp(max=PROMPT_PIECES - 1)[:, None])  # [B, 1]
-        prompted = state.prompt_at < state.prompt_end
-        allowed = torch.cat([self.silence.expand(len(logits), -1), next_piece], dim=1)
-        refused = torch.ones_like(logits, dtype=torch.bool).scatter_(1, allowed, False) & prompted[:, None]
-        logits = logits.masked_fill(refused, -math.inf)
+        logits = state.prompt.restrict(logits, self.silence)
         least = logits.topk(min(TOP_K, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
         # Without temperature the noise adds nothing, so that every slot takes the same way.
         token = (logits + state.temperature[:, None] * noise(state.seed, position, logits.shape[-1])).argmax(-1)
-        written = (prompted & (token == next_piece[:, 0])).long()
-        state.prompt_at.add_(written if active is None else written * active)
+        state.prompt.advance(token, active)
         return token
 
     @torch.inference_mode()

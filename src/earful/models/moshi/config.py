@@ -53,6 +53,16 @@ class DepthConfig:
 
 
 @dataclass(frozen=True)
+class ConditionConfig:
+    """Something that a session may be told beforehand: one of a few values, or none."""
+
+    name: str
+    values: tuple[str, ...]  # the first rows of the table
+    rows: int  # of the table; one more stands behind them
+    dim: int  # of the table
+
+
+@dataclass(frozen=True)
 class MoshiConfig:
     """A voice that listens: channels are the text, its own codes, then the user's."""
 
@@ -62,6 +72,7 @@ class MoshiConfig:
     delays: tuple[int, ...]  # in frames, of each channel
     pad_id: int  # nothing to write in this frame
     end_pad_id: int  # nothing either, and a word begins in the next one
+    conditions: tuple[ConditionConfig, ...] = ()  # what each adds to the input of every position
 
     @property
     def own(self) -> int:

@@ -184,6 +184,7 @@ def write_hf(config: MoshiConfig, folder: Path, dtype: torch.dtype, tokenizer: P
         f"delays of {delays_of(own)}": config.delays != delays_of(own),
         "weights of its own to every codebook": config.depth.schedule != tuple(range(own)),
         "no low-rank tables": config.depth.low_rank is not None,
+        "no conditions": bool(config.conditions),
         f"the ids {PAD_ID} and {END_PAD_ID} for a frame without text": (
             (config.pad_id, config.end_pad_id) != (PAD_ID, END_PAD_ID)
         ),

@@ -20,7 +20,7 @@ from earful.checkpoint.files import Entry, Weights, open_weights, read_header, r
 from earful.errors import CheckpointError
 from earful.models.mimi.config import MIMI, MimiConfig
 from earful.models.mimi.config_kyutai import from_kyutai, mimi_config
-from earful.models.moshi.config import MOSHI_7B, DepthConfig, MoshiConfig, TemporalConfig
+from earful.models.moshi.config import MOSHI_7B, ConditionConfig, DepthConfig, MoshiConfig, TemporalConfig
 from earful.models.moshi.config_files import BOUNDS, MAX_DELAY_FRAMES, checked, sizes
 from earful.text.sentencepiece import SentencePiece
 
@@ -72,6 +72,8 @@ NAMES = {
 }
 FIRST_STEMS = ("model", "model.q8")  # of repositories without a config.json
 SPEAKS = "depformer_in.0.weight"
+MOST_CONDITIONS = 32
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of a condition
 # A projection of attention, whose weight sets may lie in one tensor, and what may stand behind its name.
 PROJECTION = re.compile(r"(.+\.self_attn\.(?:in|out)_proj)(?:s\.0)?(?:_weight|(\.lora_[AB])?\.weight)(_scb)?")
 
@@ -161,8 +163,6 @@ def read_kyutai(folder: Path, weights: Weights) -> MoshiConfig:
     fields = Fields.from_file(folder / "config.json")
     fields.only(model_type="moshi", **DEPTH_FIXED, **DEPTH_UNUSED, extra_heads_num_heads=0)
     temporal = temporal_of(fields)
-    if fields.values.get("conditioners"):  # without any, a fuser has nothing to do
-        raise fields.unfit("conditioners", "none")
     config = MoshiConfig(
         temporal,
         depth_of(fields),
@@ -170,8 +170,36 @@ def read_kyutai(folder: Path, weights: Weights) -> MoshiConfig:
         delays=_listed(fields, "delays", 1 + temporal.codebooks, MAX_DELAY_FRAMES),
         pad_id=fields.whole("existing_text_padding_id", 0, 1 << 20, 3),
         end_pad_id=fields.whole("existing_text_end_padding_id", 0, 1 << 20, 0),
+        conditions=conditions_of(fields),
     )
     return checked(config, fields.where)
+
+
+def conditions_of(fields: Fields) -> tuple[ConditionConfig, ...]:
+    """What sessions may be told, each one of a list of values that adds a vector to every position."""
+    if not fields.values.get("conditioners"):  # without any, a fuser has nothing to do
+        return ()
+    conditioners, fuser = fields.block("conditioners"), fields.block("fuser")
+    names = sorted(conditioners.values)
+    if len(names) > MOST_CONDITIONS or not all(NAME.fullmatch(name) for name in names):
+        raise fields.unfit("conditioners", f"at most {MOST_CONDITIONS} with plain names")
+    fuser.only(cross=[], prepend=[])
+    if sorted(fuser.values.get("sum", [])) != names:
+        raise fuser.unfit("sum", f"all of {names}")
+    return tuple(_condition(conditioners.block(name), name) for name in names)
+
+
+def _condition(fields: Fields, name: str) -> ConditionConfig:
+    fields.only(type="lut")
+    lut = fields.block("lut")
+    lut.only(tokenizer="noop", learn_padding=True, force_linear=True, output_bias=False)
+    rows = lut.whole("n_bins", 1, BOUNDS["text_vocab"][1])
+    values = lut.values.get("possible_values")
+    if not isinstance(values, list) or not 0 < len(values) <= rows or not all(isinstance(v, str) for v in values):
+        raise lut.unfit("possible_values", f"1 to {rows} texts")
+    if len(set(values)) != len(values):
+        raise lut.unfit("possible_values", "texts that differ")
+    return ConditionConfig(name, tuple(values), rows, lut.whole("dim", *BOUNDS["dim"]))
 
 
 def temporal_of(fields: Fields) -> TemporalConfig:
@@ -306,7 +334,15 @@ def to_kyutai(config: MoshiConfig) -> dict[str, Any]:
         document["depformer_weights_per_step_schedule"] = list(d.schedule)
     if d.low_rank is not None:
         document["depformer_low_rank_embeddings"] = d.low_rank
+    if config.conditions:
+        document["conditioners"] = {c.name: _condition_json(c) for c in config.conditions}
+        document["fuser"] = {"cross": [], "prepend": [], "sum": [c.name for c in config.conditions]}
     return document
+
+
+def _condition_json(c: ConditionConfig) -> dict[str, Any]:
+    table = {"dim": c.dim, "n_bins": c.rows, "possible_values": list(c.values), "tokenizer": "noop"}
+    return {"type": "lut", "lut": table}
 
 
 def write_kyutai(config: MoshiConfig, folder: Path, dtype: torch.dtype, tokenizer: Path | None) -> None:

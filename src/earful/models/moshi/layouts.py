@@ -89,6 +89,19 @@ def kyutai_depth_rows(config: DepthConfig, here: str = "", attention: tuple[str,
     ]
 
 
+def kyutai_condition_rows(config: MoshiConfig, here: str = "") -> list[Row]:
+    """What the conditions add, in model.safetensors, as in `kyutai_rows`."""
+    rows = []
+    for number, condition in enumerate(config.conditions):
+        there, ours = f"condition_provider.conditioners.{condition.name}", f"{here}{number}"
+        rows += [
+            row(f"{there}.embed.weight", f"{ours}.table.weight"),
+            row(f"{there}.output_proj.weight", f"{ours}.widen.weight"),
+            row(f"{there}.learnt_padding", f"{ours}.none", Flat(3)),
+        ]
+    return rows
+
+
 def hf_blocks(there: str, here: str = "") -> list[Row]:
     """The blocks and the last norm. Rotary pairs are half-split there, as in the model.
 
@@ -133,6 +146,7 @@ def kyutai_table(config: MoshiConfig, attention: tuple[str, str] = ATTENTION[0])
     return [
         *kyutai_rows(config.temporal, "temporal.", attention),
         *kyutai_depth_rows(config.depth, "depth.", attention),
+        *kyutai_condition_rows(config, "conditions."),
         *mimi.kyutai_table(config.codec, config_kyutai.CODEC, "codec.", attention=attention),
     ]
 

@@ -7,7 +7,7 @@ Source: Moshi (Défossez et al. 2024), section 3.4; the sizes are those of the c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earful.models.mimi.model import Mimi
-from earful.models.moshi.config import DepthConfig, MoshiConfig, TemporalConfig
+from earful.models.moshi.config import ConditionConfig, DepthConfig, MoshiConfig, TemporalConfig
 from earful.nn.attention import KV, Attention, View, advance, step_view
 from earful.nn.mlp import GatedMLP
 from earful.nn.norm import RMSNorm
@@ -60,16 +60,19 @@ class Temporal(nn.Module):
         layers = [block.attn.init_state(batch, capacity) for block in self.layers]  # type: ignore[operator, union-attr]
         return TemporalState(layers, torch.zeros(batch, dtype=torch.int64, device=self.norm.weight.device))
 
-    def embed(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, told: Tensor | None = None) -> Tensor:
         """ids: [B, 1 + codebooks, T] int64, text first; -1 stands for exactly nothing -> [B, T, D].
 
-        Summed in float32, so that the order of the tables does not matter in any type.
+        told: float32 [B, 1, D] or [1, D], which is added to every position. Summed in float32, so that the order of the
+        tables does not matter in any type.
         """
         known = (ids >= 0)[..., None]  # [B, 1 + codebooks, T, 1]
         rows = ids.clamp(min=0)
         total = self.text_embed(rows[:, 0]).float() * known[:, 0]
         for k, table in enumerate(self.audio_embeds, 1):
             total = torch.addcmul(total, table(rows[:, k]).float(), known[:, k])
+        if told is not None:
+            total = total + told
         return total.to(self.norm.weight.dtype)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor, state: TemporalState | None = None, active: Tensor | None = None) -> Tensor:
@@ -172,15 +175,49 @@ class Depth(nn.Module):
         return torch.stack(codes, dim=1), torch.stack(all_logits, dim=1)
 
 
+class Condition(nn.Module):
+    """What a value adds to the input of every position, or what is added where none is given: float32 [D]."""
+
+    def __init__(self, c: ConditionConfig, dim: int) -> None:
+        super().__init__()
+        self.config = c
+        self.table = nn.Embedding(c.rows + 1, c.dim)
+        self.widen = nn.Linear(c.dim, dim, bias=False)
+        self.none = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, value: str | None) -> Tensor:
+        if value is None:
+            return self.none
+        if value not in self.config.values:
+            raise ValueError(f"expected {self.config.name} of {', '.join(self.config.values)}, got {value!r}")
+        row: Tensor = self.table.weight[self.config.values.index(value)]
+        return self.widen(row)  # type: ignore[no-any-return]
+
+
 class Moshi(nn.Module):
-    """The whole network. The codec is float32 whatever the type of the rest."""
+    """The whole network. The codec and the conditions are float32 whatever the type of the rest."""
 
     def __init__(self, config: MoshiConfig) -> None:
         super().__init__()
         self.config = config
         self.temporal = Temporal(config.temporal)
         self.depth = Depth(config.depth, config.temporal)
+        self.conditions = nn.ModuleList(Condition(c, config.temporal.dim) for c in config.conditions)
         self.codec = Mimi(config.codec)
+
+    def told(self, values: Mapping[str, str | None]) -> Tensor:
+        """What the conditions add to the input of every position, those without a value included: float32 [D].
+
+        Raises ValueError for a condition or a value that the model does not have.
+        """
+        names = [c.name for c in self.config.conditions]
+        for name in values:
+            if name not in names:
+                raise ValueError(f"expected conditions of {', '.join(names) or 'no name'}, got {name!r}")
+        total = torch.zeros(self.config.temporal.dim, device=self.temporal.norm.weight.device)
+        for name, condition in zip(names, self.conditions, strict=True):
+            total = total + condition(values.get(name))
+        return total
 
     def start(self, batch: int) -> Tensor:
         """The ids of the first position: int64 [batch, channels, 1]."""
@@ -198,17 +235,19 @@ class Moshi(nn.Module):
         ]
         return torch.stack(late, dim=1)
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, ids: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Teacher-forced logits of whole conversations, the training path.
 
         ids: [B, channels, T] int64, text, own codes, user's codes, frame by frame, -1 where nothing is known.
+        told: float32 [B, D] or [D], of `told`; None for no values.
         Returns text logits [B, T, text_vocab] and own codes' [B, T, codebooks, audio_vocab], both float32, position p
         of the channels as they are delayed: `delayed(ids)[..., p]` has been seen up to p - 1, and in the depth of p
         the ids before.
         """
         late = self.delayed(ids)
         inputs = torch.cat([self.start(len(ids)), late[..., :-1]], dim=-1)
-        hidden = self.temporal(self.temporal.embed(inputs))  # [B, T, D]
+        told = self.told({}) if told is None else told
+        hidden = self.temporal(self.temporal.embed(inputs, told[..., None, :]))  # [B, T, D]
         said = late[:, 1 : 1 + self.config.own].transpose(1, 2).flatten(0, 1)  # [B T, codebooks]
         _, logits = self.depth(hidden.flatten(0, 1), late[:, 0].flatten(), lambda k, _: said[:, k])
         return self.temporal.logits(hidden), logits.unflatten(0, (len(ids), -1))

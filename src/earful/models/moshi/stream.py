@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from earful.generate.sample import noise
 from earful.models.mimi.model import DecodeState, EncodeState
 from earful.models.moshi.config import MoshiConfig
 from earful.models.moshi.model import Moshi, TemporalState
+from earful.models.moshi.prompt import Prompt
 from earful.nn.linear import pack
 from earful.nn.state import keep, row
 from earful.text.incremental import Utf8Stream
@@ -58,6 +60,10 @@ class StreamState:
     temperature: Tensor  # [B, 2] float32, of text and of codes
     top_k: Tensor  # [B, 2] int64
     seed: Tensor  # [B] int64
+    prompt: Prompt
+    told: Tensor  # [B, 2, D] float32, what conditions add, and what is added to `against`; D of 0 without conditions
+    guidance: Tensor  # [B] float32, how much further than `told` the choice goes from `against`; 0 is no further
+    against: list[TemporalState]  # the same session told something else; none without conditions
 
 
 @dataclass
@@ -91,14 +97,16 @@ class MoshiStream:
         self.delays = delays[None, :]  # [1, channels]
         own = delays[: 1 + self.config.own]
         self.ages = (self.config.max_delay - own)[None, :, None]  # [1, 1 + own, 1], of what belongs to one frame
+        self.silence = torch.tensor([self.config.pad_id, self.config.end_pad_id], device=delays.device)
 
     @torch.inference_mode()
     def init_state(self, batch: int) -> StreamState:
         c, device = self.config, self.delays.device
-        if batch > 1:
+        if batch > 1 or c.conditions:  # of which each session may take two rows
             pack(self.model.temporal)  # it was made for one row
             pack(self.model.depth)
         ids = torch.zeros(batch, 1, c.max_delay + 1, dtype=torch.int64, device=device)
+        width = c.temporal.dim if c.conditions else 0
         return StreamState(
             self.model.codec.init_encode_state(batch, self.chunk),
             self.model.temporal.init_state(batch),
@@ -108,14 +116,43 @@ class MoshiStream:
             temperature=torch.zeros(batch, 2, device=device),
             top_k=torch.zeros(batch, 2, dtype=torch.int64, device=device),
             seed=ids[:, 0, 0].clone(),
+            prompt=Prompt.empty(batch, device),
+            told=torch.zeros(batch, 2, width, device=device),
+            guidance=torch.zeros(batch, device=device),
+            against=[self.model.temporal.init_state(batch) for _ in c.conditions[:1]],
         )
 
     @torch.inference_mode()
-    def open(self, state: StreamState, slot: int, delay_s: float | None = None, chance: Chance = Chance()) -> Memo:
-        """Begin a session in a slot that is zero. Raises ValueError for a delay: each answer comes at once."""
+    def open(
+        self,
+        state: StreamState,
+        slot: int,
+        delay_s: float | None = None,
+        chance: Chance = Chance(),
+        prompt: str = "",
+        conditions: Mapping[str, str] | None = None,
+        guidance: float = 1.0,
+        against: Mapping[str, str] | None = None,
+    ) -> Memo:
+        """Begin a session in a slot that is zero.
+
+        prompt: what is said first; its pieces are written before any other, when the model finds it time for one.
+        conditions: values by name, for a model that knows some; what is left out is as if it was not known. guidance:
+        how much more this shall sound like `conditions` than like `against`, 1 for no more. Raises ValueError for a
+        delay, as each answer comes at once, a prompt that is too long, conditions that the model does not have, and a
+        guidance below 0 or without conditions.
+        """
         if delay_s is not None:
             raise ValueError(f"expected no delay, got {delay_s} s")
+        if not 0 <= guidance < math.inf or (guidance != 1 and not self.config.conditions):
+            possible = "of at least 0" if self.config.conditions else "of 1 for a model without conditions"
+            raise ValueError(f"expected a guidance {possible}, got {guidance}")
+        told = torch.stack([self.model.told(conditions or {}), self.model.told(against or {})])  # [2, D]
         state = row(state, slot)
+        if prompt:
+            state.prompt.begin(self.tokenizer.encode(prompt))
+        state.told.copy_(told[:, : state.told.shape[-1]])
+        state.guidance.fill_(guidance - 1)
         state.temperature.copy_(torch.tensor([[chance.text_temperature, chance.temperature]]))
         state.top_k.copy_(torch.tensor([[chance.text_top_k, chance.top_k]]))
         state.seed.fill_(chance.seed & (1 << 63) - 1)
@@ -129,12 +166,39 @@ class MoshiStream:
         user = state.heard.flip(-1).gather(2, self.delays[:, 1 + c.own :, None].expand(len(position), -1, -1))  # by age
         ids = torch.cat([state.made[..., -1], user[..., 0]], dim=1)  # [B, channels]
         known = position[:, None] > self.delays
-        ids = torch.where(known, ids, self.model.start(len(ids))[..., 0])
-        hidden = temporal(temporal.embed(ids[..., None]), state.temporal, active)[:, 0]  # [B, D]
-        text = self._choose(state, temporal.logits(hidden), position, 0)
-        codes, _ = self.model.depth(hidden, text, lambda k, logits: self._choose(state, logits, position, 1 + k))
+        ids = torch.where(known, ids, self.model.start(len(ids))[..., 0])[..., None]
+        if self._guided(state):
+            hidden = torch.cat(
+                [
+                    temporal(temporal.embed(ids, told[:, None]), kept, active)[:, 0]
+                    for told, kept in zip(state.told.unbind(1), [state.temporal, *state.against], strict=True)
+                ]
+            )  # [2 B, D]
+        else:
+            told = state.told[:, :1] if c.conditions else None
+            hidden = temporal(temporal.embed(ids, told), state.temporal, active)[:, 0]  # [B, D]
+        logits = state.prompt.restrict(self._apart(state, temporal.logits(hidden)), self.silence)
+        text = self._choose(state, logits, position, 0)
+        state.prompt.advance(text, active)
+        times = len(hidden) // len(text)
+
+        def choose(k: int, logits: Tensor) -> Tensor:
+            return self._choose(state, self._apart(state, logits), position, 1 + k).repeat(times)
+
+        codes = self.model.depth(hidden, text.repeat(times), choose)[0][: len(text)]
         made = torch.cat([state.made[..., 1:], torch.cat([text[:, None], codes], dim=1)[..., None]], dim=-1)
         state.made.copy_(keep(made, state.made, active))
+
+    def _guided(self, state: StreamState) -> bool:
+        """Whether some session is to sound unlike its `against`; on the CPU alone this can be told at no cost."""
+        return bool(state.against) and (state.guidance.device.type != "cpu" or bool(state.guidance.any()))
+
+    def _apart(self, state: StreamState, logits: Tensor) -> Tensor:
+        """Logits [B, V], or those of both ways [2 B, V], -> [B, V]."""
+        if len(logits) == len(state.guidance):
+            return logits
+        told, against = logits.chunk(2)
+        return told + (told - against) * state.guidance[:, None]
 
     def _choose(self, state: StreamState, logits: Tensor, position: Tensor, channel: int) -> Tensor:
         """logits: [B, V] -> ids [B]. Chance depends on the session's seed, its position and the channel alone."""
