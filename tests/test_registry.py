@@ -19,7 +19,7 @@ def hf(tmp_path_factory):
 
 def test_each_layout_is_recognised(tmp_path):
     for family in FAMILIES:
-        for layout in FAMILIES[family].load_layouts():
+        for layout in (name for name, layout in FAMILIES[family].load_layouts().items() if layout.write):
             folder = write_tiny(family, layout, path=tmp_path / family / layout)
             assert recognise(folder) == (family, layout)
             assert recognise(str(folder)) == (family, layout)
@@ -35,7 +35,7 @@ def test_a_folder_in_two_layouts_is_of_the_one_whose_weights_are_there(tmp_path)
     with pytest.raises(CheckpointError, match=r"expected model\.safetensors or .*index\.json, got config\.json, "):
         load_model(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"got only pytorch_model\.bin: pickled weights can run code"):
+    with pytest.raises(CheckpointError, match=r"got only pytorch_model\.bin: .*`earful convert \S+ TARGET` reads"):
         load_model(tmp_path)
 
 

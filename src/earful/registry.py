@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from earful.checkpoint import table
 from earful.checkpoint.fields import read_json, shown
 from earful.checkpoint.files import MAX_SHARD_BYTES, Weights, found, has_weights, open_weights, save_weights, some
+from earful.checkpoint.pickled import open_pickled
 from earful.checkpoint.table import Layout
 from earful.errors import CheckpointError
 
@@ -111,26 +112,36 @@ def _families(marker: str) -> list[str]:
     return [name for name in FAMILIES if marker in {of.marker for of in FAMILIES[name].load_layouts().values()}]
 
 
-def open_checkpoint(folder: str | Path) -> tuple[str, Layout[Any], Weights]:
-    """The family, the layout and the weights of a folder; raises `CheckpointError` for what cannot be opened."""
+def open_checkpoint(folder: str | Path, pickled: bool = False) -> tuple[str, Layout[Any], Weights]:
+    """The family, the layout and the weights of a folder; raises `CheckpointError` for what cannot be opened.
+
+    pickled: whether weights are opened that lie in a pickle, see checkpoint/pickled.py.
+    """
     folder = Path(folder)
     family, name = recognise(folder)
     layout = FAMILIES[family].load_layouts()[name]
     if layout.open:
         return family, layout, layout.open(folder)
-    return family, layout, open_weights(folder, (layout.find and layout.find(folder)) or layout.stem)
+    stem = (layout.find and layout.find(folder)) or layout.stem
+    if pickled and not has_weights(folder, stem) and (old := layout.old(folder)):
+        return family, layout, open_pickled(old)
+    return family, layout, open_weights(folder, stem)
 
 
 def load_model(
-    folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    folder: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    opened: tuple[str, Layout[Any], Weights] | None = None,
 ) -> tuple[nn.Module, Path | None]:
     """The network of a checkpoint folder with its weights, ready to run, and the path of its tokenizer if it has one.
 
-    dtype: of the weights; None for the widest that is stored. The peak of memory is the model and its largest tensor.
-    Raises `CheckpointError` where the folder is of no known layout, incomplete or inconsistent.
+    dtype: of the weights; None for the widest that is stored. opened: what `open_checkpoint` gave, where that has been
+    called. The peak of memory is the model and its largest tensor. Raises `CheckpointError` where the folder is of no
+    known layout, incomplete or inconsistent.
     """
     folder = Path(folder)
-    family, layout, weights = open_checkpoint(folder)
+    family, layout, weights = opened or open_checkpoint(folder)
     config = layout.read(folder, weights)
     model, wide = FAMILIES[family].build(config), FAMILIES[family].wide
     tables, parameters = layout.tables(config), model.state_dict()
@@ -162,13 +173,14 @@ def save_model(
     Raises `CheckpointError` for an unknown layout, a model that it cannot describe, and a disk that cannot hold it.
     """
     kind = f"{type(model).__module__}:{type(model).__qualname__}"
-    layouts = next(family for family in FAMILIES.values() if family.model == kind).load_layouts()
-    if layout not in layouts:
-        raise CheckpointError(f"expected a layout of {some(layouts)}, got {layout}")
-    chosen, config = layouts[layout], model.config
+    known = next(family for family in FAMILIES.values() if family.model == kind).load_layouts()
+    writers = {name: of.write for name, of in known.items() if of.write}
+    if layout not in writers:
+        raise CheckpointError(f"expected a layout of {some(writers)}, got {layout}")
+    chosen, config = known[layout], model.config
     weights = model.state_dict()
     dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
-    chosen.write(config, Path(folder), dtype, Path(tokenizer) if tokenizer else None)
+    writers[layout](config, Path(folder), dtype, Path(tokenizer) if tokenizer else None)
 
     def part(prefix: str) -> Iterator[tuple[str, Tensor]]:
         """The tensors of one file, or of its shards."""

@@ -14,11 +14,14 @@ import types
 
 import numpy as np
 import pytest
+import torch
 
 import earful as library
 from earful import api
 from earful.audio.io import write_wav
+from earful.checkpoint.files import load_tensors
 from earful.cli.models import EXTRAS, PUBLISHED
+from earful.testing import write_tiny
 from tests.cli.conftest import DEMO
 
 RATE_HZ = 16_000
@@ -120,6 +123,58 @@ def test_convert_overwrites_nothing(earful, tiny, tmp_path):
     assert folder_bytes(tmp_path) == {"notes.txt": b"mine"}
     ran = earful("convert", tiny, tmp_path / "notes.txt")
     assert (ran.code, len(ran.complaints)) == (1, 1)
+
+
+def old(folder):
+    """The folder as it was before there was safetensors; what it held is returned."""
+    tensors = load_tensors(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    return tensors
+
+
+def test_convert_pickled_weights(earful, noise, tmp_path):
+    folder, target = write_tiny("s2t", path=tmp_path / "old"), tmp_path / "new"
+    said = earful("transcribe", noise[0], "--model", folder).out
+    tensors = old(folder)
+    refused = earful("transcribe", noise[0], "--model", folder)
+    assert refused.code == 1
+    assert (
+        f"got only pytorch_model.bin: pickled weights can run code and are not opened; `earful convert {folder} TARGET`"
+        in refused.err
+    )
+    ran = earful("convert", folder, target)
+    assert (ran.code, ran.out) == (0, f"{target}: hf layout, 0.0 M parameters\n")
+    (warning,) = ran.complaints
+    assert warning.startswith(f"earful: {folder}/pytorch_model.bin: pickled weights can run code where other programs")
+    assert warning.endswith(f"use {target} instead")
+    again = load_tensors(target / "model.safetensors")
+    assert again.keys() == tensors.keys()
+    assert all(torch.equal(again[name], tensors[name]) for name in tensors)
+    assert earful("transcribe", noise[0], "--model", target).out == said != ""
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.makedirs, (str(self.path),)
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_convert_runs_nothing(earful, tmp_path, new):
+    folder, evil = write_tiny("s2t", path=tmp_path / "old"), tmp_path / "evil"
+    tensors = old(folder)
+    for content in (tensors | {"more": Payload(evil)}, Payload(evil), {"model": tensors, "args": Payload(evil)}):
+        torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=new)
+        ran = earful("convert", folder, tmp_path / "target")
+        assert (ran.code, ran.out, len(ran.complaints)) == (1, "", 1)
+        assert ran.err.endswith("pytorch_model.bin: expected nothing but tensors, got the name 'os makedirs'\n")
+        assert not evil.exists()
+        assert not (tmp_path / "target").exists()
+    torch.load(folder / "pytorch_model.bin", weights_only=False)  # what another program would do
+    assert evil.exists()
 
 
 @pytest.fixture

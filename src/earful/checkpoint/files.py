@@ -1,6 +1,6 @@
 """Safetensors folders: headers checked before memory is taken, tensors read one by one, files replaced whole.
 
-Pickled weights are never opened, because opening one runs the code in it.
+Pickled weights are not opened here, because opening one can run code: `earful convert` reads them as data (pickled.py).
 Source: the safetensors format, https://github.com/huggingface/safetensors#format
 """
 
@@ -32,6 +32,7 @@ METADATA = {"format": "pt"}  # transformers refuses a file without it
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 CODEC_WEIGHTS = ("mimi*.safetensors", "tokenizer-*.safetensors")  # beside the model's, in Kyutai's repositories
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+OLD_WEIGHTS = "pytorch_model.bin"  # as transformers once wrote
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -110,7 +111,8 @@ def open_weights(folder: str | Path, stem: str = "model") -> Weights:
     expected = f"{folder}: expected {single.name} or {index.name}"
     if pickles:
         raise CheckpointError(
-            f"{expected}, got only {some(pickles)}: pickled weights can run code and are never opened"
+            f"{expected}, got only {some(pickles)}: pickled weights can run code and are not opened; "
+            f"`earful convert {folder} TARGET` reads them as data and writes safetensors"
         )
     raise CheckpointError(f"{expected}, got {some(found(folder))}")
 
@@ -128,7 +130,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     """
     listed, data, size = _listed(path)
     listed.pop("__metadata__", None)
-    entries = {name: _entry(path, name, about, data) for name, about in listed.items()}
+    entries = {name: entry_of(path, name, about, data) for name, about in listed.items()}
     end = data
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].nbytes)):
         if entry.start != end:
@@ -161,7 +163,8 @@ def _listed(path: Path) -> tuple[dict[str, Any], int, int]:
     return dict(Fields(header, f"{path}: header").values), 8 + length, size
 
 
-def _entry(path: Path, name: str, about: object, data: int) -> Entry:
+def entry_of(path: Path, name: str, about: object, data: int) -> Entry:
+    """What a header says of one tensor, whose offsets count from the byte `data`; raises `CheckpointError`."""
     fields = Fields(about, f"{path}: {shown(name)}")
     dtype, shape, offsets = map(fields.values.get, ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in DTYPES:
@@ -328,11 +331,18 @@ def some(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(cut) + more if cut else "nothing"
 
 
-def fetch(source: str | Path, revision: str | None = None) -> Path:
+def old_weights(folder: Path) -> Path | None:
+    """The pickled weights that transformers once wrote, if they are there."""
+    path = folder / OLD_WEIGHTS
+    return path if path.is_file() else None
+
+
+def fetch(source: str | Path, revision: str | None = None, pickled: bool = False) -> Path:
     """The folder of a checkpoint: `source` itself where it is one, else a hub id 'org/name', downloaded and cached.
 
-    Of a hub repository that holds its weights twice only model*.safetensors are taken. Without a network a complete
-    cached copy is used. Raises `CheckpointError` that says what is needed.
+    Of a hub repository that holds its weights twice only model*.safetensors are taken; pickled: where it has no
+    safetensors, pickled weights are. Without a network a complete cached copy is used. Raises `CheckpointError` that
+    says what is needed.
     """
     folder = Path(source).expanduser()
     if source and folder.is_dir():
@@ -353,10 +363,10 @@ def fetch(source: str | Path, revision: str | None = None) -> Path:
 
     hint = "or give a local folder"
     try:
-        for weights in ("model*.safetensors*", "*.safetensors*"):
+        for weights in ("model*.safetensors*", "*.safetensors*", *([OLD_WEIGHTS] if pickled else [])):
             wanted = ["*.json", "*.model", *CODEC_WEIGHTS, weights]
             folder = Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
-            if any(fnmatch(name, weights) and name.endswith(".safetensors") for name in found(folder)):
+            if any(fnmatch(name, weights) and not name.endswith(".json") for name in found(folder)):
                 break
     except GatedRepoError as error:
         raise CheckpointError(

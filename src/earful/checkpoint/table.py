@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from earful.checkpoint.files import Entry, Weights, some
+from earful.checkpoint.files import Entry, Weights, old_weights, some
 from earful.errors import CheckpointError
 
 Tensors = Sequence[Tensor]
@@ -198,10 +198,12 @@ class Layout(Generic[Config]):
     stem: str  # of the weight files; where they may have any name, of those that are written
     tokenizer: str | Callable[[Path], str] | None  # its file or how it is found, if it has one
     read: Callable[[Path, Weights], Config]
-    write: Callable[[Config, Path, torch.dtype, Path | None], None]  # all but the weights; last, a tokenizer to copy
+    # All but the weights; last, a tokenizer to copy. None for a layout that is only read.
+    write: Callable[[Config, Path, torch.dtype, Path | None], None] | None
     tables: Callable[[Config], Sequence[Table]]  # accepted namings of the tensors; the first one is written
     find: Callable[[Path], str | None] | None = None  # the stem of weight files that are known by their tensors
     open: Callable[[Path], Weights] | None = None  # the weights, where they are not simply files of the stem
+    old: Callable[[Path], Path | None] = old_weights  # pickled weights, which only a conversion opens
     parts: Mapping[str, str] = field(
         default_factory=dict
     )  # names that begin so are written without that to other stems

@@ -17,6 +17,8 @@ from rich.text import Text
 
 from earful import api, registry
 from earful.checkpoint.files import cached, fetch, hub_cache
+from earful.checkpoint.pickled import Pickled
+from earful.cli import fail
 from earful.cli.options import Dtype
 from earful.errors import EarfulError
 
@@ -57,13 +59,17 @@ def convert(
     layout: Annotated[str, typer.Option(help="hf, mistral or kyutai, as the model has them.")] = "hf",
     dtype: Dtype = None,
 ) -> None:
-    """Write a checkpoint in another layout, in another precision, or both."""
+    """Write a checkpoint in another layout, in another precision, or both; pickled weights become safetensors."""
     if dtype not in (None, *api.DTYPES):
         raise ValueError(f"expected a dtype of {', '.join(api.DTYPES)}, got {dtype!r}")
     if target.exists() and any(target.iterdir()):
         raise EarfulError(f"{target}: expected a new or empty folder, got one with files in it")
-    model, tokenizer = registry.load_model(fetch(source), dtype=api.DTYPES[dtype] if dtype else None)
+    folder = fetch(source, pickled=True)
+    opened = registry.open_checkpoint(folder, pickled=True)
+    model, tokenizer = registry.load_model(folder, dtype=api.DTYPES[dtype] if dtype else None, opened=opened)
     registry.save_model(model, target, layout, tokenizer)
+    if isinstance(weights := opened[2], Pickled):
+        fail(f"{weights.where}: pickled weights can run code where other programs load them: use {target} instead")
     typer.echo(f"{target}: {layout} layout, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
 
 

@@ -1,5 +1,6 @@
 """Files of Speech2Text: the published names, both ways, and what is refused."""
 
+import argparse
 import json
 import math
 from dataclasses import replace
@@ -15,9 +16,9 @@ from earful.errors import CheckpointError
 from earful.generate.beam import Decoding
 from earful.models.s2t.config import PRESETS, TextConfig
 from earful.models.s2t.config_hf import from_hf, to_hf
-from earful.models.s2t.layouts import NAMINGS, hf_table
+from earful.models.s2t.layouts import NAMINGS, fairseq_table, hf_table
 from earful.models.s2t.model import Speech2Text
-from earful.registry import load_model, recognise, save_model
+from earful.registry import load_model, open_checkpoint, recognise, save_model
 from earful.testing import write_tiny
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -183,3 +184,116 @@ def test_a_config_that_cannot_be_is_refused(change, message):
 def test_languages_that_nobody_knows_are_refused(change, message):
     with pytest.raises(CheckpointError, match=message):
         from_hf(Fields({}, "config.json"), tokenizer=Fields(change, "tokenizer_config.json"))
+
+
+# ----------------------------------------------------------------------------------------------------- old checkpoints
+
+
+def fairseq_names(names):
+    """What fairseq called them: the facts that its own converter to transformers goes by, the other way round."""
+    renamed = {}
+    for name, value in names.items():
+        name = name.removeprefix("model.").replace("encoder.conv.", "encoder.subsample.")
+        name = name.replace("encoder.layers.", "encoder.transformer_layers.")
+        renamed[name.replace("lm_head.", "decoder.output_projection.")] = value
+    return renamed
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_names_of_fairseq_map_one_to_one(name, tied):
+    config = replace(PRESETS[name], tied=tied)
+    theirs = fairseq_names(LISTS[name])
+    for half in ("encoder", "decoder"):
+        theirs |= {f"{half}.version": [1], f"{half}.embed_positions._float_tensor": [1]}
+    parameters = network(config).state_dict()
+    fit = fitting([fairseq_table(config)], weights(theirs), parameters)
+    assert len(fit.matches) == len(parameters) == 358 - tied
+
+
+def fairseq_folder(path, source, **changes):
+    """A folder as fairseq's authors give away, with the weights of one of Hugging Face's."""
+    model, tokenizer = load_model(source)
+    config = model.config
+    path.mkdir()
+    settings = {
+        "arch": "s2t_transformer_s",
+        "encoder_embed_dim": config.dim,
+        "encoder_attention_heads": config.encoder.heads,
+        "decoder_attention_heads": config.decoder.heads,
+        "encoder_normalize_before": True,
+        "decoder_normalize_before": True,
+        "conv_kernel_sizes": "5,5",
+        "max_source_positions": config.source_frames,
+        "max_target_positions": config.target_ids,
+        "activation_fn": "relu",
+        "dropout": config.dropout,
+        "share_decoder_input_output_embed": config.tied,
+        "no_scale_embedding": not config.scaled,
+        "adaptive_softmax_cutoff": None,
+        "lr": [0.002],
+    } | changes
+    tensors = fairseq_names(dict(save(hf_table(config), model.state_dict())))
+    for half in ("encoder", "decoder"):
+        tensors |= {f"{half}.version": torch.tensor([3.0]), f"{half}.embed_positions._float_tensor": torch.zeros(1)}
+    if config.tied:
+        tensors["decoder.output_projection.weight"] = tensors["decoder.embed_tokens.weight"]
+    content = {"args": argparse.Namespace(**settings), "model": tensors, "extra_state": {"epoch": 3}}
+    torch.save(content, path / "s2t_transformer_s.pt", _use_new_zipfile_serialization=False)
+    (path / "spm_unigram.model").write_bytes(tokenizer.read_bytes())
+    vocabulary = json.loads((source / "vocab.json").read_text())
+    pieces = sorted(vocabulary, key=vocabulary.get)[4:]
+    (path / "spm_unigram.txt").write_text("".join(f"{piece} 1\n" for piece in pieces), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"model": {"tied": False, "scaled": False}, "text": {"language_set": "mustc"}}]
+)
+def test_a_folder_of_fairseq_is_the_same_model(tmp_path, changes):
+    source = write_tiny("s2t", path=tmp_path / "hf", **changes)
+    folder = fairseq_folder(tmp_path / "fairseq", source)
+    assert recognise(folder) == ("s2t", "fairseq")
+    with pytest.raises(CheckpointError, match=r"got only s2t_transformer_s\.pt: pickled .*`earful convert \S+ TARGET`"):
+        load_model(folder)
+    model, tokenizer = load_model(folder, opened=open_checkpoint(folder, pickled=True))
+    expected, _ = load_model(source)
+    text = replace(expected.config.text, language=None)  # no file of fairseq's says which one is usual
+    assert model.config == replace(expected.config, decoding=Decoding(), text=text)
+    assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in model.state_dict().items())
+    save_model(model, tmp_path / "again", "hf", tokenizer)
+    assert (tmp_path / "again" / "vocab.json").read_bytes() == (source / "vocab.json").read_bytes()
+    with pytest.raises(CheckpointError, match="expected a layout of hf, got fairseq"):
+        save_model(model, tmp_path / "never", "fairseq", tokenizer)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"decoder_normalize_before": False}, "expected decoder_normalize_before to be true"),
+        ({"encoder_attention_heads": 5}, "expected encoder_attention_heads to be a divisor"),
+        ({"encoder_attention_heads": None}, "expected encoder_attention_heads to be a whole number"),
+        ({"activation_fn": "tanh"}, "expected activation_function to be one of relu"),
+        ({"share_decoder_input_output_embed": False}, "missing|expected"),
+    ],
+)
+def test_what_fairseq_could_do_and_we_cannot(tmp_path, change, message):
+    folder = fairseq_folder(tmp_path / "fairseq", write_tiny("s2t", path=tmp_path / "hf"), **change)
+    if change.get("share_decoder_input_output_embed") is False:
+        assert not load_model(folder, opened=open_checkpoint(folder, pickled=True))[0].config.tied
+        return
+    with pytest.raises(CheckpointError, match=message):
+        load_model(folder, opened=open_checkpoint(folder, pickled=True))
+
+
+def test_folders_that_are_not_fairseqs(tmp_path):
+    folder = fairseq_folder(tmp_path / "fairseq", write_tiny("s2t", path=tmp_path / "hf"))
+    (folder / "other.model").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="expected one SentencePiece .model, got other.model, spm_unigram.model"):
+        load_model(folder, opened=open_checkpoint(folder, pickled=True))
+    torch.save({"model": {"a": torch.zeros(3)}}, folder / "s2t_transformer_s.pt")
+    with pytest.raises(CheckpointError, match="expected the tensors of s2t_transformer, got a"):
+        load_model(folder, opened=open_checkpoint(folder, pickled=True))
+    (folder / "second.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="got other.model, s2t_transformer_s.pt, second.pt"):
+        recognise(folder)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from earful.audio.fbank import fbank, frame_count, normalise
 from earful.audio.frames import as_samples
-from earful.checkpoint.fields import Fields
+from earful.checkpoint.fields import MAX_JSON_BYTES, Fields
 from earful.errors import CheckpointError
 from earful.models.s2t.config import EOS, LANGUAGES, UNK, AudioConfig, TextConfig
 from earful.text.sentencepiece import SPACE, SentencePiece
@@ -41,13 +41,16 @@ def hear(clips: Sequence[Clip], audio: AudioConfig, most: int | None = None) -> 
 
 
 def vocabulary_of(tokenizer: Path, pieces: SentencePiece) -> dict[str, int]:
-    """Ids by piece: of the vocab.json beside a SentencePiece model or, where there is none, as the model counts.
+    """Ids by piece: of the vocab.json beside a SentencePiece model, or of fairseq's dictionary, which has its name, or,
+    where there is neither, as the model counts.
 
     Raises `CheckpointError` where it is none, or the special ids are others than those of every published model.
     """
-    path = tokenizer.with_name("vocab.json")
+    path, dictionary = tokenizer.with_name("vocab.json"), tokenizer.with_suffix(".txt")
     if path.is_file():
         return read_vocabulary(path)
+    if dictionary.is_file():
+        return _checked(_dictionary(dictionary), dictionary)
     return _checked({piece.text: id for id, piece in enumerate(pieces.pieces)}, tokenizer)
 
 
@@ -64,6 +67,17 @@ def _checked(vocabulary: dict[str, int], path: Path) -> dict[str, int]:
     if len(set(vocabulary.values())) != len(vocabulary):
         raise CheckpointError(f"{path}: expected an id for each piece, got {len(vocabulary)} pieces that share ids")
     return vocabulary
+
+
+def _dictionary(path: Path) -> dict[str, int]:
+    """A dictionary of fairseq: a piece and how often it came to a line; the special ones are not in it."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_JSON_BYTES).decode()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected a dictionary, got: {error}") from error
+    pieces = [line.rpartition(" ")[0] for line in text.splitlines() if line]
+    return {piece: id for id, piece in enumerate((*SPECIAL, *pieces))}
 
 
 class S2tText:
