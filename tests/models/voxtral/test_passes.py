@@ -37,7 +37,10 @@ def gains_of(stack):
 def test_is_the_stacks_own_forward(stack):
     x, gains = signal(stack), gains_of(stack)
     own = stack.attend(x) if gains is None else stack(x, gains)
-    assert torch.equal(run(stack, x, None, gains).last, own)
+    # a signal longer than the window is looked at in blocks there: another order of the same sums
+    torch.testing.assert_close(
+        run(stack, x, None, gains).last, own, rtol=0, atol=0 if T <= stack.config.window else 1e-5
+    )
 
 
 @pytest.mark.parametrize("length", [None, T])

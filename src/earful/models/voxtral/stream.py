@@ -179,7 +179,21 @@ class VoxtralStream:
         device = state.token.device
         active = None if all(counts) else torch.tensor(counts, device=device) > 0
         audio = self.hear(state, samples.to(device), active)  # [B, slots, D]
-        return torch.stack([self.write(state, audio[:, j], active) for j in range(max(counts))], dim=1)
+        known = self._read_prompt(state, audio, active) if max(counts) > 1 else 0
+        ids = [torch.full_like(state.token, self.config.ids.blank)] * known
+        return torch.stack(ids + [self.write(state, audio[:, j], active) for j in range(known, max(counts))], dim=1)
+
+    def _read_prompt(self, state: StreamState, audio: Tensor, active: Tensor | None) -> int:
+        """Take the slots at once that are inside the prompt in all rows, since no id there waits for another."""
+        ids, decoder, pos = self.config.ids, self.model.decoder, state.decoder.pos
+        left = self.config.audio.left_slots + state.delay - pos  # [B]
+        known = min(audio.shape[1], int(left.min() if active is None else left[active].min()))
+        if known < 2:
+            return 0
+        tokens = torch.full((len(pos), known), ids.blank, device=pos.device)
+        tokens[:, 0].masked_fill_(pos == 0, ids.bos)
+        decoder(decoder.embed(tokens) + audio[:, :known], state.gains, state.decoder, active)
+        return known
 
     # ------------------------------------------------------------------------------------------------- host half
 
