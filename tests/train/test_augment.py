@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from earful.audio.mel import log_mel, mel_edges
 from earful.train.augment import (
     band,
     change_speed,
@@ -17,6 +19,7 @@ from earful.train.augment import (
     speech_level,
     swell,
     tilt,
+    warp_spectrogram,
 )
 
 RATE_HZ = 16_000
@@ -146,3 +149,18 @@ def test_masks_level_whole_bands_and_short_moments_of_most_examples():
     assert np.mean(shares) < 0.2
     assert np.isfinite(mel).all()
     assert not (mel == mel.mean()).any()  # the original is left alone
+
+
+def test_a_warped_tone_is_another_tone():
+    mel = log_mel(torch.from_numpy(tone(1000))[None], RATE_HZ, 160, 400, 80, 1.5, center=False)[0].numpy()
+    peaks_hz = mel_edges(RATE_HZ, 80)[1:-1].numpy()
+    heard_hz = []
+    for seed in range(40):
+        warped = warp_spectrogram(np.random.default_rng(seed), mel, peaks_hz)
+        assert warped.shape == mel.shape
+        assert warped.dtype == np.float32
+        heard_hz.append(peaks_hz[warped.mean(axis=1).argmax()])
+    same = np.isclose(heard_hz, peaks_hz[mel.mean(axis=1).argmax()])
+    assert 0.3 < same.mean() < 0.8
+    assert 850 < min(heard_hz) < 900
+    assert 1100 < max(heard_hz) < 1170

@@ -22,6 +22,11 @@ def _hz_to_mel(hz: float) -> float:
     return hz / LINEAR_HZ if hz < BEND_HZ else BEND_HZ / LINEAR_HZ + math.log(hz / BEND_HZ) / LOG_STEP
 
 
+def mel_edges(rate_hz: int, bins: int) -> Tensor:
+    """Where the filters begin, peak and end, in Hz: float64 [bins + 2], filter i at i, i + 1 and i + 2."""
+    return _mel_to_hz(torch.linspace(0, _hz_to_mel(rate_hz / 2), bins + 2, dtype=torch.float64, device="cpu"))
+
+
 @functools.lru_cache
 def mel_filters(rate_hz: int, window: int, bins: int) -> Tensor:
     """Triangular filters, evenly spaced on Slaney's mel scale from 0 Hz to half the rate, each of unit area.
@@ -35,8 +40,7 @@ def mel_filters(rate_hz: int, window: int, bins: int) -> Tensor:
     # A cached tensor must not remember the mode, the device or the type that its first caller worked in.
     with torch.inference_mode(False):
         hz = torch.arange(window // 2 + 1, dtype=torch.float64, device="cpu") * (rate_hz / window)
-        mels = torch.linspace(0, _hz_to_mel(rate_hz / 2), bins + 2, dtype=torch.float64, device="cpu")
-        edges = _mel_to_hz(mels)
+        edges = mel_edges(rate_hz, bins)
         low, peak, high = edges[:-2], edges[1:-1], edges[2:]  # [bins]
         rising = (hz[:, None] - low) / (peak - low)
         falling = (high - hz[:, None]) / (high - peak)

@@ -20,6 +20,7 @@ LOWEST_HZ = 30.0  # coloured noise gets no stronger below
 SLOPES = (0.0, -0.5, -1.0)  # white, pink, brown: exponents of the frequency
 QUIET = 1e-3  # blocks this far below the loudest, in power, are not speech
 BLOCK_S = 0.02
+WARPED, THROAT = 0.5, (0.87, 1.15)  # share of the examples, and what all their frequencies are multiplied by
 MASKED = 0.6  # of the examples lose bands and moments of their spectrogram
 BANDS, BAND_SHARE = 2, 0.2  # at most so many, of at most this share of the bins
 MOMENTS_PER_S, MOMENT_S = 0.4, 0.2  # how many of them on average, the longest
@@ -78,6 +79,20 @@ def _heard(rng: Generator, samples: Samples, rate_hz: int, level: float) -> Samp
             rustle *= swell(rng, count, rate_hz)
         heard += rustle * _ratio(level, 1.0, rng.uniform(*SNR_DB))
     return heard
+
+
+def warp_spectrogram(rng: Generator, mel: Samples, peaks_hz: npt.NDArray[np.floating]) -> Samples:
+    """Half of the examples as a longer or shorter throat would have said them: float32 [bins, F] -> [bins, F].
+
+    peaks_hz: [bins] where the bins lie. Source: vocal tract length perturbation (Jaitly and Hinton 2013).
+    """
+    if rng.random() >= WARPED:
+        return mel
+    place = np.interp(peaks_hz / rng.uniform(*THROAT), peaks_hz, np.arange(len(peaks_hz)))
+    low = np.minimum(place.astype(np.int64), len(peaks_hz) - 2)
+    share = (place - low).astype(np.float32)[:, None]
+    warped: Samples = mel[low] * (1 - share) + mel[low + 1] * share
+    return warped
 
 
 def mask_spectrogram(rng: Generator, mel: Samples, frame_s: float) -> Samples:

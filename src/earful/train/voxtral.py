@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from earful.audio.mel import log_mel
+from earful.audio.mel import log_mel, mel_edges
 from earful.models.voxtral.config import VoxtralConfig
 from earful.models.voxtral.model import VoxtralRealtime
-from earful.train.augment import mask_spectrogram
+from earful.train.augment import mask_spectrogram, warp_spectrogram
 from earful.train.feed import feed, moved
 from earful.train.loop import Batch, Schedule, Trainer
 from earful.train.objectives import VoxtralObjective
@@ -62,11 +62,13 @@ def batches(
 ) -> Iterator[Batch]:
     """The batches of steps `step` to `steps`, the same ones whether or not a run was interrupted."""
 
-    frame_s = packer.config.audio.hop / packer.config.audio.rate_hz
+    audio = packer.config.audio
+    peaks_hz = mel_edges(audio.rate_hz, audio.bins)[1:-1].numpy()
 
     def make(number: int) -> dict[str, Tensor]:
         made, rng = features(packer.config, packer.example(seed, number)), np.random.default_rng([seed, number, MASKS])
-        return {**made, "mel": torch.from_numpy(mask_spectrogram(rng, made["mel"].numpy(), frame_s))}
+        mel = warp_spectrogram(rng, made["mel"].numpy(), peaks_hz)
+        return {**made, "mel": torch.from_numpy(mask_spectrogram(rng, mel, audio.hop / audio.rate_hz))}
 
     for number, batch in enumerate(feed(make, size, step, steps, workers), step):
         yield {**batch, "auxiliary_weight": auxiliary_weight(number)}
