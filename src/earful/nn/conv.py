@@ -155,21 +155,24 @@ class CausalConvTranspose1d(nn.Module):
             channels_in, channels_out, kernel, stride, groups=groups, bias=bias
         )
         self.product: PackedLinear | None = None
-        self.bias: Tensor | None = None  # once packed
         self.channels, self.stride, self.groups = channels_out, stride, groups
         self.overlap = kernel - stride
 
     def as_linear(self) -> nn.Linear | None:
-        """The matrix that a step is multiplied by: [pieces * stride * C_out, C_in], zeros beyond the kernel."""
+        """The matrix that a step is multiplied by: [pieces * stride * C_out, C_in], zeros beyond the kernel.
+
+        The first piece, which every output has exactly one of, brings the bias.
+        """
         assert self.conv is not None
         if self.groups > 1:
             return None  # several small products, and few numbers
-        weight = F.pad(self.conv.weight, (0, -self.conv.weight.shape[-1] % self.stride))
-        return _linear(weight.permute(2, 1, 0).flatten(0, 1), None)
+        weight = F.pad(self.conv.weight, (0, -self.conv.weight.shape[-1] % self.stride)).permute(2, 1, 0).flatten(0, 1)
+        if self.conv.bias is None:
+            return _linear(weight, None)
+        bias = self.conv.bias.repeat(self.stride)
+        return _linear(weight, F.pad(bias, (0, len(weight) - len(bias))))
 
     def use(self, product: PackedLinear) -> None:
-        assert self.conv is not None
-        self.bias = None if self.conv.bias is None else self.conv.bias.detach()
         self.conv, self.product = None, product
 
     def init_state(self, batch: int) -> OverlapState:
@@ -181,7 +184,7 @@ class CausalConvTranspose1d(nn.Module):
             assert self.conv is not None
             y, bias = F.conv_transpose1d(x, self.conv.weight, None, self.stride, groups=self.groups), self.conv.bias
         else:
-            y, bias = self._pieces(self.product(x.transpose(1, 2))), self.bias
+            y, bias = self._pieces(self.product(x.transpose(1, 2))), None
         # The bias is added to what leaves, not to what is kept, or outputs of two calls would have it twice.
         if state is not None:
             y[..., : self.overlap] += state.rest
@@ -192,12 +195,11 @@ class CausalConvTranspose1d(nn.Module):
     def _pieces(self, y: Tensor) -> Tensor:
         """What each step adds, in pieces as long as a stride: [B, T, pieces * stride * C_out] -> their sum over time,
         [B, C_out, (T - 1 + pieces) * stride]."""
-        y = y.unflatten(-1, (-1, self.stride * self.channels))  # [B, T, pieces, stride * C_out]
-        batch, steps, pieces, wide = y.shape
-        total = y.new_zeros(batch, steps - 1 + pieces, wide)
-        for piece in range(pieces):
-            total[:, piece : piece + steps] += y[:, :, piece]
-        return total.view(batch, -1, self.channels).transpose(1, 2)
+        first, *later = y.unflatten(-1, (-1, self.stride * self.channels)).unbind(2)  # each [B, T, stride * C_out]
+        total = F.pad(first, (0, 0, 0, len(later)))
+        for start, piece in enumerate(later, 1):
+            total[:, start : start + y.shape[1]] += piece
+        return total.view(len(y), -1, self.channels).transpose(1, 2)
 
 
 def whole_strides(x: Tensor, stride: int) -> None:
