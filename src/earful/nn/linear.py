@@ -28,7 +28,7 @@ class PackedLinear(nn.Module):
         self.weight = weight.new_empty(0)  # tells the type and the device, as a caller expects of a linear layer
 
     def forward(self, x: Tensor, then: str = "none") -> Tensor:
-        """then: what is done to the result, "gelu" in its exact form or nothing."""
+        """then: what is done to the result, "relu", "gelu" in its exact form, or nothing."""
         rows = x.numel() // x.shape[-1]
         if 0 < rows < TYPICAL_ROWS and x.dtype == torch.float32:  # four take less time than one or two
             again = torch.cat([x.reshape(rows, -1)] * -(-TYPICAL_ROWS // rows))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from earful.models.s2t.config import PAD, S2tConfig, StackConfig
 from earful.nn.attention import KV, View
+from earful.nn.linear import PackedLinear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -44,6 +46,21 @@ class DecoderState:
     pos: Tensor  # [R] int64, ids so far; the same in every row
 
 
+def together(memories: Sequence[Memory]) -> Memory:
+    """Memories of utterances of any length as one."""
+    longest = max(memory.mask.shape[-1] for memory in memories)
+    room = [longest - memory.mask.shape[-1] for memory in memories]
+
+    def joined(parts: Iterable[Tensor]) -> Tensor:  # [U, H, S, K] each
+        return torch.cat([F.pad(part, (0, 0, 0, more)) for part, more in zip(parts, room, strict=True)])
+
+    layers = zip(*(memory.layers for memory in memories), strict=True)
+    masks = (F.pad(memory.mask, (0, more), value=-math.inf) for memory, more in zip(memories, room, strict=True))
+    return Memory(
+        [KV(joined(kv.keys for kv in of), joined(kv.values for kv in of)) for of in layers], torch.cat([*masks])
+    )
+
+
 @functools.lru_cache(maxsize=8)
 def sinusoids(rows: int, dim: int, device: torch.device) -> Tensor:
     """Position table [rows, dim] float32: sines, then cosines; row `PAD` is zeros. Shared: not to be written to."""
@@ -69,14 +86,18 @@ def positions(real: Tensor, before: Tensor, x: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Multi-head attention with a bias everywhere, to the same signal or to another."""
 
+    joined: ClassVar = {"kv": ("k", "v")}
+
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.kv: nn.Module | None = None  # see nn/linear.py
 
     def project(self, x: Tensor) -> KV:
         """Keys and values of x: [B, S, D] -> [B, H, S, K] each."""
-        return KV(*(layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.k, self.v)))
+        both = (self.k(x), self.v(x)) if self.kv is None else self.kv(x).chunk(2, dim=-1)
+        return KV(*(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in both))
 
     def forward(self, x: Tensor, kv: KV, mask: Tensor, watch: Watch = None, heads: Heads = None) -> Tensor:
         """x: [n * U, T, D], kv of U rows, mask [U, 1, 1 or T, S]: n rows that look at the same stand together."""
@@ -102,6 +123,8 @@ class MLP(nn.Module):
         self.activation, self.dropout = ACTIVATIONS[c.activation], c.activation_dropout
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.up, PackedLinear) and self.activation is F.relu:
+            return self.down(self.up(x, then="relu"))
         return self.down(F.dropout(self.activation(self.up(x)), self.dropout, self.training))  # type: ignore[no-any-return]
 
 
@@ -259,7 +282,8 @@ class Decoder(nn.Module):
     def remember(self, encoded: Tensor, lengths: Tensor) -> Memory:
         """What the encoder gave, [U, S, D] and [U], as the decoder looks at it."""
         real = torch.arange(encoded.shape[1], device=encoded.device) < lengths[:, None]
-        layers = [block.cross.project(encoded) for block in self.layers]  # type: ignore[operator, union-attr]
+        projected = [block.cross.project(encoded) for block in self.layers]  # type: ignore[operator, union-attr]
+        layers = [KV(kv.keys.contiguous(), kv.values.contiguous()) for kv in projected]  # read again in every step
         return Memory(layers, additive(real, encoded.dtype))
 
     def forward(
@@ -298,8 +322,8 @@ class Decoder(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """x: [..., D] -> [..., V] float32."""
-        weight = self.embed.weight if self.head is None else self.head.weight
-        return F.linear(x, weight).float()
+        y: Tensor = F.linear(x, self.embed.weight) if self.head is None else self.head(x)
+        return y.float()
 
 
 def own(steps: int, mask: Tensor) -> Tensor:
@@ -332,8 +356,20 @@ class Speech2Text(nn.Module):
         self.decoder = Decoder(config)
 
     def hear(self, features: Tensor, lengths: Tensor | None = None, alone: bool = False) -> Memory:
-        """The encoder, and what the decoder keeps of it."""
-        return self.decoder.remember(*self.encoder(features, lengths, alone))
+        """The encoder, and what the decoder keeps of it.
+
+        CPUs hear one utterance after the other, since padding would take as long as speech: each with as much of its
+        padding as its last step can hear.
+        """
+        if lengths is None or features.device.type != "cpu" or torch.is_grad_enabled():
+            return self.decoder.remember(*self.encoder(features, lengths, alone))
+        reach = 0 if alone else sum(kernel // 2 << i for i, kernel in enumerate(self.config.conv_kernels))
+        memories = []
+        for row, frames in zip(features, lengths, strict=True):
+            heard = row[: int(frames) + reach] if frames > 0 else row
+            encoded, steps = self.encoder(heard[None], frames[None], alone)
+            memories.append(self.decoder.remember(encoded[:, : int(steps)], steps))
+        return together(memories)
 
     def forward(self, features: Tensor, lengths: Tensor | None, ids: Tensor) -> Tensor:
         return self.decoder.logits(self.decoder(ids, self.hear(features, lengths)))
