@@ -20,6 +20,8 @@ def markdown(found: Json) -> str:
         for size, speed in found["kyutai_stt"]["speed"].items():
             lines += ["", *kyutai_stt(size, speed, found)]
         lines += ["", f"{same_ids(found['kyutai_stt']['same_ids'])} in all three, in float32 at a tiny size."]
+    for size, speed in found.get("s2t", {}).items():
+        lines += ["", *s2t(size, speed)]
     return "\n".join(lines)
 
 
@@ -59,6 +61,23 @@ def kyutai_stt(size: str, speed: Json, found: Json) -> Iterable[str]:
     for part, words in parts.items():
         cells = [f"{speed[name][part]['1']['state_bytes'] / 1e6:.1f}" for name in names]
         yield f"| MB of state of a stream, {words} | {' | '.join(cells)} | |"
+
+
+def s2t(size: str, speed: Json) -> Iterable[str]:
+    """One size of Speech2Text: what so many clips take both libraries, and whether they write the same."""
+    ours, theirs = speed["earful"], speed["transformers"]
+    yield f"| Speech2Text {size}, random weights, float32: seconds | earful | transformers | ratio | same texts |"
+    yield "| --- | --- | --- | --- | --- |"
+    for clips, audio_s in ours["audio_s"].items():
+        heard = f"{clips} clips" if clips != "1" else "1 clip"
+        pair = [part["features_s"][clips] for part in (ours, theirs)]
+        yield f"{row(f'features of {heard}, {audio_s:.0f} s', pair, '{:.2f}')} |"
+        for beams in ours["texts_s"]:
+            pair = [part["texts_s"][beams][clips] for part in (ours, theirs)]
+            texts = zip(ours["ids"][beams][clips], theirs["ids"][beams][clips], strict=True)
+            equal = f"{sum(a == b for a, b in texts)} of {clips}"
+            search = "greedy" if beams == "1" else f"{beams} beams"
+            yield f"{row(f'{heard}, {search}', pair, '{:.2f}')} {equal} |"
 
 
 def plural(streams: str) -> str:

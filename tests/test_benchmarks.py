@@ -24,5 +24,10 @@ def test_quick_run() -> None:
         "| language model, bfloat16, 8 streams |",
         "| codec, float32, 1 stream |",
         "Ids equal in all three",
+        "| Speech2Text tiny, random weights, float32: seconds |",
+        "| features of 32 clips, ",
+        "× | 1 of 1 |",
+        "× | 8 of 8 |",
+        "× | 32 of 32 |",
     ):
         assert line in done.stdout

@@ -69,7 +69,8 @@ def fbank(
     frames = frames - frames.mean(-1, keepdim=True)
     before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
     frames = (frames - PRE_EMPHASIS * before) * povey
-    power = torch.fft.rfft(frames, 2 * (len(filters) - 1)).abs().square()  # [B, F, size // 2 + 1]
+    spectrum = torch.fft.rfft(frames, 2 * (len(filters) - 1))
+    power = spectrum.real.square() + spectrum.imag.square()  # [B, F, size // 2 + 1], faster than abs()
     mel: Tensor = power @ filters
     return mel.clamp(min=FLOOR).log().float()
 
