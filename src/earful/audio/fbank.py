@@ -13,6 +13,7 @@ PRE_EMPHASIS = 0.97
 POVEY = 0.85  # the power of a Hann window that Kaldi's own window is
 FULL_SCALE = 32768.0  # Kaldi counts in 16-bit steps, and its floor is meant so
 FLOOR = torch.finfo(torch.float32).eps
+BLOCK = 128  # frames that are worked on at once: these stay in the processor's cache
 LEAST_VARIANCE = 1e-10  # fairseq's; a constant feature, as of digital silence, becomes 0 and not NaN
 
 
@@ -62,17 +63,28 @@ def fbank(
     window, hop = frame_sizes(rate_hz)
     if samples.shape[1] < window:
         return torch.zeros(len(samples), 0, bins)
+    frames = samples.float().unfold(1, window, hop)  # [B, F, window]
+    result = torch.empty(*frames.shape[:2], bins)
+    for row, into in zip(frames, result, strict=True):
+        for some, there in zip(row.split(BLOCK), into.split(BLOCK), strict=True):
+            there.copy_(_log_mel(some, rate_hz, bins, dither, generator))
+    return result
+
+
+def _log_mel(
+    frames: Tensor, rate_hz: int, bins: int, dither: float, generator: torch.Generator | None
+) -> Tensor:  # [F, window] -> [F, bins]
     povey, filters = _constants(rate_hz, bins)
-    frames = (samples.float() * FULL_SCALE).unfold(1, window, hop).double()  # [B, F, window]
+    frames = frames.double() * FULL_SCALE
     if dither:
         frames = frames + dither * torch.randn(frames.shape, dtype=frames.dtype, generator=generator)
     frames = frames - frames.mean(-1, keepdim=True)
-    before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
+    before = torch.cat([frames[:, :1], frames[:, :-1]], dim=-1)
     frames = (frames - PRE_EMPHASIS * before) * povey
     spectrum = torch.fft.rfft(frames, 2 * (len(filters) - 1))
-    power = spectrum.real.square() + spectrum.imag.square()  # [B, F, size // 2 + 1], faster than abs()
+    power = spectrum.real.square() + spectrum.imag.square()  # [F, size // 2 + 1], faster than abs()
     mel: Tensor = power @ filters
-    return mel.clamp(min=FLOOR).log().float()
+    return mel.clamp(min=FLOOR).log()
 
 
 def normalise(features: Tensor, lengths: Tensor, means: bool = True, variances: bool = True) -> Tensor:
