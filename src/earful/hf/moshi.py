@@ -21,7 +21,7 @@ from earful.hf.mimi import MimiModel
 from earful.hf.mimi import initialise as initialise_codec
 from earful.hf.moshi_config import CHOICE, GENERATION, MoshiConfig
 from earful.hf.moshi_depth import MoshiDepthDecoder, place_loss
-from earful.hf.moshi_generate import SpeechWriter
+from earful.hf.moshi_generate import SpeechWriter, summed
 from earful.hf.moshi_inputs import joined, prompt_of
 from earful.hf.moshi_text import MoshiForCausalLM
 from earful.hf.outputs import (
@@ -166,7 +166,7 @@ class MoshiForConditionalGeneration(nn.Module):
                 ids = torch.cat([self.core.start(len(ids)), late[..., :-1]], dim=-1)
                 if attention_mask is not None:
                     attention_mask = F.pad(attention_mask, (1, 0), value=1)[:, :-1]
-            inputs_embeds = self.core.temporal.embed(ids)
+            inputs_embeds = summed(self.core, ids)
         options: Any = {
             "use_cache": use_cache,
             "output_attentions": output_attentions,

@@ -15,7 +15,7 @@ from earful.models.moshi.model import Depth, DepthAttention
 class DepthCache:
     """What the ids of N frames so far are for the next one."""
 
-    layers: list[list[Tensor]]  # [N, H, 2, K] of each id, in each layer
+    layers: list[list[Tensor]]  # [N, 2, H, K] of each id, in each layer
 
     @classmethod
     def empty(cls, core: Depth) -> DepthCache:
@@ -60,7 +60,7 @@ def step(core: Depth, hidden: Tensor, x: Tensor, cache: DepthCache, attentions: 
 def attention_weights(attention: DepthAttention, x: Tensor, kv: list[Tensor]) -> Tensor:
     """How much the newest id looks at each so far. x: [N, D] -> [N, H, ids], rows sum to 1."""
     q = attention.q(x).unflatten(-1, (attention.heads, 1, -1))  # [N, H, 1, K]
-    keys = torch.stack(kv, dim=3)[:, :, 0]  # [N, H, K, ids] once turned
+    keys = torch.stack(kv, dim=3)[:, 0]  # [N, H, ids, K]
     scores: Tensor = (q @ keys.transpose(2, 3))[:, :, 0] * q.shape[-1] ** -0.5
     return scores.softmax(-1, dtype=torch.float32).to(x.dtype)
 

@@ -59,7 +59,7 @@ class SpeechWriter:
         x = prompt.embeds
         if x is None:
             late = core.delayed(prompt.ids)
-            x = core.temporal.embed(torch.cat([core.start(len(late)), late], dim=-1) if prompt.started else late)
+            x = summed(core, torch.cat([core.start(len(late)), late], dim=-1) if prompt.started else late)
         temporal = writing_state(core.temporal, len(x), x.shape[1], x.shape[1] + count)
         hidden = run(core.temporal, x, temporal).last[:, -1]
         made = torch.zeros(len(x), count, c.own, dtype=torch.int64, device=x.device)
@@ -72,7 +72,7 @@ class SpeechWriter:
         state.made[:, self.written] = codes
         if not last:
             column = self._column(ids, codes)
-            state.hidden.copy_(run(temporal, temporal.embed(column[..., None]), state.temporal).last[:, -1])
+            state.hidden.copy_(run(temporal, summed(self.core, column[..., None]), state.temporal).last[:, -1])
             self.logits = temporal.logits(state.hidden)
         self.written += 1
 
@@ -102,6 +102,11 @@ class SpeechWriter:
         if codes.shape[-1]:
             return self.core.codec.decode(codes)
         return torch.zeros(len(codes), 1, 0, device=codes.device)
+
+
+def summed(core: Moshi, columns: Tensor) -> Tensor:
+    """Columns [B, channels, T] as the transformer over time takes them [B, T, D], its conditions having no value."""
+    return core.temporal.embed(columns, core.told({})[None])
 
 
 def silence(core: Moshi) -> Tensor:

@@ -44,18 +44,22 @@ def prompt_of(
 
     Raises ValueError for a part of what is needed, and for ids and codes that do not exist.
     """
-    given = {"input_ids or inputs_embeds": input_ids, "Moshi's audio": moshi_codes, "the user's audio": user_codes}
-    if inputs_embeds is not None:
-        given["input_ids or inputs_embeds"] = inputs_embeds
-        if moshi_codes is user_codes is None:
-            rows, columns = inputs_embeds.shape[:2]
-            nothing = torch.full((rows, len(core.config.delays), columns - 1), -1, device=inputs_embeds.device)
-            return Prompt(nothing, True, inputs_embeds)
+    if input_ids is not None and inputs_embeds is not None:
+        raise ValueError("expected input_ids or inputs_embeds, got both")
+    if inputs_embeds is not None and moshi_codes is user_codes is None:
+        rows, columns = inputs_embeds.shape[:2]
+        nothing = torch.full((rows, len(core.config.delays), columns - 1), -1, device=inputs_embeds.device)
+        return Prompt(nothing, True, inputs_embeds)
+    given = {
+        "input_ids or inputs_embeds": input_ids if inputs_embeds is None else inputs_embeds,
+        "moshi_audio_codes or moshi_input_values": moshi_codes,
+        "user_audio_codes or user_input_values": user_codes,
+    }
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given):
         return Prompt(core.start(1)[..., :0], True)
     if missing:
-        raise ValueError(f"expected {', '.join(given)}, or none of them, got no {' and no '.join(missing)}")
+        raise ValueError(f"expected text and both voices or nothing at all, got no {' and no '.join(missing)}")
     ids = joined(core, input_ids, moshi_codes, user_codes)
     if inputs_embeds is not None and list(inputs_embeds.shape[:2]) != [len(ids), ids.shape[-1]]:
         raise ValueError(
