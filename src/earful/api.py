@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 Samples = npt.NDArray[np.floating[Any]]
 Source = str | Path | BinaryIO | Samples
-OnEvents = Callable[[int, list[Event], float], None]  # number of the source, what came if anything did, seconds heard
+# Number of the source, what came if anything did, and the seconds that are heard and, where pieces are, answered.
+OnEvents = Callable[[int, list[Event], float], None]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,21 @@ class SpeechModel:
     def delay_s(self) -> float | None:
         """How long after a word's end it is written where nothing else is chosen; None where there is no choice."""
         return self._live.delay_s
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What a session may choose beside its delay: names for `stream` and `transcribe`."""
+        return tuple(inspect.signature(self._live.open).parameters)[3:]  # behind state, slot and delay_s
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """What `language` may be; nothing where the model writes only one, or chooses by itself."""
+        return getattr(self._live, "languages", ())
+
+    @property
+    def by_piece(self) -> bool:
+        """Whether files are cut at pauses and answered piece by piece, so that a segment ends where a piece does."""
+        return isinstance(self._offline, pieces.PieceFamily)
 
     def stream(self, *, delay_s: float | None = None, **options: Any) -> Session:
         """Open a live session. delay_s: how long after a word's end it is written, where the model lets one choose.
@@ -134,7 +151,7 @@ class SpeechModel:
             each = ((number, _blocks(source, self.rate_hz, limits)) for number, source in enumerate(sources))
             language = options.get("language") or self.language
             for recording, events in pieces.transcribe(self._offline, each, batch, **options):
-                on_events(recording.number, events, recording.samples / self.rate_hz)
+                on_events(recording.number, events, recording.settled_s(self.rate_hz))
                 if recording.done:
                     transcript = recording.transcript(language, self.rate_hz)
                     yield recording.number, Outcome(sources[recording.number], transcript, recording.error)

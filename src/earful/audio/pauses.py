@@ -44,9 +44,10 @@ class Pauses:
 
 @dataclass(frozen=True)
 class Piece:
-    """One stretch of speech: its samples with the silence around them, and where the speech itself lies."""
+    """One stretch of speech: its samples with the silence around them, where they begin, and where the speech lies."""
 
     samples: Samples
+    first_s: float
     start_s: float
     end_s: float
 
@@ -136,7 +137,7 @@ class Cutter:
         begin = max(self._used, start - self._margin, 0)
         self._used = last
         samples = self._held[(begin - self._first) * self._hop : (last - self._first) * self._hop].copy()
-        return Piece(samples, start * self._hop / self.rate_hz, end * self._hop / self.rate_hz)
+        return Piece(samples, *(frame * self._hop / self.rate_hz for frame in (begin, start, end)))
 
     def _forget(self) -> None:
         """Let go of what no piece will need."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from rich.progress import TaskID
@@ -19,10 +19,11 @@ from earful.audio.io import duration_hint
 from earful.checkpoint.files import replacing
 from earful.cli import INTERRUPTED, fail
 from earful.cli.interrupts import held
-from earful.cli.options import Delay, Device, Dtype, Model, open_model, shown, word_line
+from earful.cli.options import Align, Delay, Device, Dtype, Language, Model, chosen, open_model, shown, word_line
 from earful.cli.progress import progress_bar
 from earful.errors import CheckpointError, EarfulError
-from earful.events import Event, Text, Word
+from earful.events import Event
+from earful.stream.pieces import joined
 from earful.stream.transcript import FORMATS, Growing, Segment, Transcript
 
 SUFFIXES = {
@@ -36,18 +37,35 @@ def register(app: typer.Typer) -> None:
     app.command()(transcribe)
 
 
+Files = Annotated[list[str], typer.Argument(help="Audio or video files, folders of them, or - for standard input.")]
+Format = Annotated[str, typer.Option("--format", "-f", help=f"One or more of {','.join(FORMATS)}.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="A folder to write files to.")]
+Words = Annotated[bool, typer.Option("--words", help="A line or a subtitle for each word.")]
+Batch = Annotated[int, typer.Option(min=1, help="How many files to hear at once.")]
+
+
 def transcribe(
-    files: Annotated[list[str], typer.Argument(help="Audio or video files, folders of them, or - for standard input.")],
+    files: Files,
     model: Model = None,
-    format: Annotated[str, typer.Option("--format", "-f", help=f"One or more of {','.join(FORMATS)}.")] = "txt",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder to write files to.")] = None,
-    words: Annotated[bool, typer.Option("--words", help="A line or a subtitle for each word.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="How many files to hear at once.")] = 1,
+    format: Format = "txt",
+    output: Output = None,
+    words: Words = False,
+    batch: Batch = 1,
     delay: Delay = None,
+    language: Language = None,
+    align: Align = False,
     device: Device = "cpu",
     dtype: Dtype = None,
 ) -> None:
     """Write down what is said in files. Text goes to standard output, or with --output to a file for each."""
+    asked = ask(files, format, output)
+    loaded = open_model(model, device, dtype)
+    options = chosen(loaded, delay_s=delay, language=language, align=align)
+    raise typer.Exit(Job(loaded, *asked, output, words, options).run(batch))
+
+
+def ask(files: Sequence[str], format: str, output: Path | None) -> tuple[list[str], list[str]]:
+    """The sources and the formats that are meant; raises BadParameter for what cannot be, and makes the folder."""
     formats = _formats(format, output)
     sources = expand(files)
     if not sources:
@@ -55,8 +73,7 @@ def transcribe(
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)  # an error now is better than after an hour of audio
     _check_printable(formats, output, len(sources))
-    loaded = open_model(model, device, dtype)
-    raise typer.Exit(Job(loaded, sources, formats, output, words).run(batch, delay))
+    return sources, formats
 
 
 def _formats(listed: str, output: Path | None) -> list[str]:
@@ -107,19 +124,20 @@ def stems(sources: Sequence[str]) -> list[str]:
 
 @dataclass
 class Job:
-    """One call of `earful transcribe`."""
+    """One call of `earful transcribe` or `translate`."""
 
     model: SpeechModel
     sources: Sequence[str]
     formats: Sequence[str]
     output: Path | None
     words: bool
+    options: dict[str, Any]
     failed: list[str] = field(default_factory=list)
     heard: dict[int, Heard] = field(default_factory=dict)  # of what is not done yet
     done: dict[int, Transcript | None] = field(default_factory=dict)  # waiting for those before them; None: failed
     printed: int = 0
 
-    def run(self, batch: int, delay: float | None) -> int:
+    def run(self, batch: int) -> int:
         """Transcribe everything; returns the exit code."""
         opened: list[str | BinaryIO] = [sys.stdin.buffer if s == "-" else s for s in self.sources]
         with progress_bar() as progress:
@@ -133,7 +151,7 @@ class Job:
                     self._hear(number, events, heard_s)
 
             try:
-                for number, outcome in self.model.outcomes(opened, batch=batch, delay_s=delay, on_events=on_events):
+                for number, outcome in self.model.outcomes(opened, batch=batch, on_events=on_events, **self.options):
                     with held():
                         if number in bars:
                             progress.remove_task(bars.pop(number))
@@ -151,10 +169,14 @@ class Job:
 
     def _hear(self, number: int, events: list[Event], heard_s: float) -> None:
         heard = self.heard.setdefault(number, Heard())
-        heard.events += events
         heard.seconds = heard_s
+        if self.model.by_piece or not heard.parts:
+            heard.parts.append([])
+        heard.parts[-1] += events
         if self.live:
             _print_lines(heard.growing.take(events))
+            if self.model.by_piece:
+                _print_lines(heard.growing.rest(heard_s))
 
     def _take(self, number: int, outcome: Outcome) -> None:
         heard = self.heard.pop(number, Heard())
@@ -171,9 +193,8 @@ class Job:
         if not self.heard:
             raise KeyboardInterrupt
         for number, heard in self.heard.items():
-            text = "".join(event.text for event in heard.events if isinstance(event, Text))
-            words = [event for event in heard.events if isinstance(event, Word)]
-            self._deliver(number, Transcript.of(text, words, self.model.language, heard.seconds), heard)
+            language = self.options.get("language") or self.model.language
+            self._deliver(number, joined(heard.parts, language, heard.seconds), heard)
             fail(f"{shown(self.sources[number])}: stopped after {heard.seconds:.1f} s")
         self._print_waiting(everything=True)
         return INTERRUPTED
@@ -244,6 +265,6 @@ def _print_lines(segments: Iterable[Segment]) -> None:
 class Heard:
     """What has come of a file that is not done."""
 
-    events: list[Event] = field(default_factory=list)
+    parts: list[list[Event]] = field(default_factory=list)  # of each piece, where there are pieces
     growing: Growing = field(default_factory=Growing)
     seconds: float = 0.0

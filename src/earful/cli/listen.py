@@ -22,7 +22,7 @@ from earful.audio.microphone import microphone
 from earful.cli import INTERRUPTED
 from earful.cli.captions import Captions, Samples
 from earful.cli.interrupts import held
-from earful.cli.options import Delay, Device, Dtype, Model, open_model, word_line
+from earful.cli.options import Align, Delay, Device, Dtype, Language, Model, chosen, open_model, word_line
 from earful.errors import AudioError
 from earful.events import Event, Pause, Text, Word
 from earful.stream.transcript import Segment
@@ -48,6 +48,8 @@ def listen(
     ] = None,
     model: Model = None,
     delay: Delay = None,
+    language: Language = None,
+    align: Align = False,
     device: Device = "cpu",
     dtype: Dtype = None,
 ) -> None:
@@ -57,7 +59,7 @@ def listen(
     if fast and source is None:
         raise typer.BadParameter("expected --from FILE beside --fast, got none")
     loaded = open_model(model, device, dtype)
-    session = loaded.stream(delay_s=delay)
+    session = loaded.stream(**chosen(loaded, delay_s=delay, language=language, align=align))
     captions = Captions(
         Path(model).name if model else "built-in English", loaded.delay_s if delay is None else delay, fast
     )

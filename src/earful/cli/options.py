@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,12 @@ Delay = Annotated[
     float | None,
     typer.Option(help="Seconds to hear past a word before it is written.", show_default="the model's own"),
 ]
+Language = Annotated[
+    str | None, typer.Option(help="What to write, for a model of several languages.", show_default="the model's own")
+]
+Align = Annotated[
+    bool, typer.Option("--align", help="Word times from where the model looked, not by their letters (Speech2Text).")
+]
 
 
 def open_model(model: str | None, device: str, dtype: str | None) -> SpeechModel:
@@ -27,6 +33,15 @@ def open_model(model: str | None, device: str, dtype: str | None) -> SpeechModel
     if not isinstance(loaded, SpeechModel):
         raise CheckpointError(f"{model}: expected a model that writes text, got a codec")
     return loaded
+
+
+def chosen(model: SpeechModel, **options: Any) -> dict[str, Any]:
+    """The options that are given. Raises ValueError for one that this model does not have."""
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    for name in given:
+        if name not in ("delay_s", *model.options):
+            raise ValueError(f"expected no --{name} with this model, since {model.family} has no such choice, got one")
+    return given
 
 
 def shown(path: str) -> str:

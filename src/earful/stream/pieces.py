@@ -29,8 +29,8 @@ class PieceFamily(Protocol):
 
     def open(self, state: Any, slot: int, **options: Any) -> Any: ...
     def init_state(self, batch: int) -> Any: ...
-    def answer(self, pieces: Sequence[Piece], memos: Sequence[Any]) -> list[str]: ...
-    def told(self, text: str, piece: Piece, memo: Any) -> list[Event]: ...
+    def answer(self, pieces: Sequence[Piece], memos: Sequence[Any]) -> list[Any]: ...
+    def told(self, answer: Any, piece: Piece, memo: Any) -> list[Event]: ...
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Recording:
     memo: Any
     samples: int = 0
     cut: list[Piece] = field(default_factory=list)
-    answers: dict[int, str] = field(default_factory=dict)  # by number of the piece
+    answers: dict[int, Any] = field(default_factory=dict)  # by number of the piece
     told: list[list[Event]] = field(default_factory=list)  # of the pieces so far, in order
     finished: bool = False  # no more audio will come
     error: AudioError | None = None
@@ -67,25 +67,33 @@ class Recording:
             self.cut += self.memo.cutter.feed(block)
         return list(range(before, len(self.cut)))
 
-    def tell(self, family: PieceFamily) -> list[Event]:
-        """The events of the pieces whose turn it is and that are answered."""
-        new: list[list[Event]] = []
-        while (turn := len(self.told) + len(new)) in self.answers:
-            new.append(family.told(self.answers.pop(turn), self.cut[turn], self.memo))
-        self.told += new
-        return [event for events in new for event in events]
+    def settled_s(self, rate_hz: int) -> float:
+        """Up to where everything is answered."""
+        if self.done:
+            return self.samples / rate_hz
+        return self.cut[len(self.told) - 1].end_s if self.told else 0.0
+
+    def tell(self, family: PieceFamily) -> Iterator[list[Event]]:
+        """The events of each piece whose turn it is and that is answered."""
+        while (turn := len(self.told)) in self.answers:
+            self.told.append(family.told(self.answers.pop(turn), self.cut[turn], self.memo))
+            yield self.told[-1]
 
     def transcript(self, language: str | None, rate_hz: int) -> Transcript:
-        """The pieces joined; no segment goes beyond its piece."""
-        duration_s = self.samples / rate_hz
-        parts = [_said(events, language, duration_s) for events in self.told]
-        return Transcript(
-            "".join(part.text for part in parts),
-            tuple(word for part in parts for word in part.words),
-            tuple(segment for part in parts for segment in part.segments),
-            language,
-            duration_s,
-        )
+        """The pieces joined."""
+        return joined(self.told, language, self.samples / rate_hz)
+
+
+def joined(told: Iterable[Iterable[Event]], language: str | None, duration_s: float) -> Transcript:
+    """The transcript of pieces with these events; no segment goes beyond its piece."""
+    parts = [_said(events, language, duration_s) for events in told]
+    return Transcript(
+        "".join(part.text for part in parts),
+        tuple(word for part in parts for word in part.words),
+        tuple(segment for part in parts for segment in part.segments),
+        language,
+        duration_s,
+    )
 
 
 def _said(events: Iterable[Event], language: str | None, duration_s: float) -> Transcript:
@@ -99,7 +107,8 @@ def transcribe(
 ) -> Iterator[tuple[Recording, list[Event]]]:
     """Hear the blocks of numbered sources; yields each source whenever there is news of it, the last time when done.
 
-    batch: pieces answered at once, of all sources together; at least AT_ONCE.
+    News is what was said in one piece, or that more has been heard. batch: pieces answered at once, of all sources
+    together; at least AT_ONCE.
     """
     size = max(batch, AT_ONCE)
     state = family.init_state(1)
@@ -110,16 +119,16 @@ def transcribe(
         waiting.sort(key=lambda one: len(one[0].cut[one[1]].samples))
         while waiting:
             now = [waiting.pop() for _ in range(min(size, len(waiting)))]  # the longest first: memory is soon known
-            texts = family.answer([r.cut[i] for r, i in now], [r.memo for r, _ in now])
-            for (recording, index), text in zip(now, texts, strict=True):
-                recording.answers[index] = text
+            answers = family.answer([r.cut[i] for r, i in now], [r.memo for r, _ in now])
+            for (recording, index), answered in zip(now, answers, strict=True):
+                recording.answers[index] = answered
                 recording.cut[index] = replace(recording.cut[index], samples=NOTHING)
             for recording in list(going):
-                events = recording.tell(family)
-                if recording.done:
-                    going.remove(recording)
-                if events or recording.done:
-                    yield recording, events
+                for events in recording.tell(family):
+                    if recording.done:
+                        going.remove(recording)
+                    if events or recording.done:
+                        yield recording, events
 
     for number, blocks in sources:
         recording = Recording(number, blocks, family.open(state, 0, **options))

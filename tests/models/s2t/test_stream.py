@@ -110,7 +110,7 @@ def test_pieces_are_those_of_the_cutter():
     cutter = Cutter(RATE)
     pieces = cutter.feed(samples) + cutter.finish()
     memo = family.open([], 0)
-    texts = [family.answer([piece], [memo])[0] for piece in pieces]
+    texts = [family.answer([piece], [memo])[0].text for piece in pieces]
     assert " ".join(text for text in texts if text) == model().transcribe(samples).text
 
 
@@ -153,6 +153,33 @@ def test_another_search_and_other_pauses():
     assert len(longer.text) < len(usual.text)  # one piece, cut off where a text may not be longer
     assert longer.words[0].start_s == pytest.approx(times[0][0], abs=0.06)
     assert longer.words[-1].end_s == pytest.approx(times[-1][1], abs=0.06)
+
+
+def test_words_have_the_times_at_which_the_model_looked():
+    samples, times = talk(1)
+    by_letters, aligned = model().transcribe(samples), model().transcribe(samples, align=True)
+    assert aligned.text == by_letters.text
+    assert [word.text for word in aligned.words] == [word.text for word in by_letters.words]
+    assert [word.start_s for word in aligned.words] != [word.start_s for word in by_letters.words]
+    edges = [edge for word in aligned.words for edge in (word.start_s, word.end_s)]
+    assert edges == sorted(edges)
+    for word in aligned.words:
+        (inside,) = [(start, end) for start, end in times if start - 0.06 <= word.start_s <= word.end_s <= end + 0.06]
+        steps = (word.start_s - inside[0]) / 0.04, (inside[1] - word.end_s) / 0.04
+        assert min(steps) > -2
+    events = live(model().stream(align=True), samples, np.random.default_rng(0))
+    assert tuple(event for event in events if isinstance(event, Word)) == aligned.words
+    together = model().transcribe([samples, talk(2)[0]], batch=2, align=True)
+    assert together[0] == aligned
+
+
+def test_what_a_session_may_choose():
+    assert model().options == ("language", "decoding", "pauses", "align")
+    assert model().languages == ()
+    assert model("mustc").languages == ("pt", "fr", "ru", "nl", "ro", "it", "es", "de")
+    assert model().by_piece
+    builtin = earful.load()
+    assert (builtin.options, builtin.languages, builtin.by_piece) == ((), (), False)
 
 
 def test_news_comes_while_files_are_heard():

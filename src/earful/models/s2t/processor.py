@@ -17,7 +17,7 @@ from earful.audio.frames import as_samples
 from earful.checkpoint.fields import MAX_JSON_BYTES, Fields
 from earful.errors import CheckpointError
 from earful.models.s2t.config import EOS, LANGUAGES, UNK, AudioConfig, TextConfig
-from earful.text.sentencepiece import SPACE, SentencePiece
+from earful.text.sentencepiece import SentencePiece
 
 Clip = npt.NDArray[np.floating[Any]]
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3
@@ -31,10 +31,9 @@ def hear(clips: Sequence[Clip], audio: AudioConfig, most: int | None = None) -> 
     behind are left out before the others are normalised. Raises AudioError for what is no audio.
     """
     lengths = torch.tensor([frame_count(len(clip), audio.rate_hz) for clip in clips])
-    samples = np.zeros((len(clips), max(map(len, clips))), np.float32)
-    for into, clip in zip(samples, clips, strict=True):
-        into[: len(clip)] = as_samples(clip)
-    features = fbank(torch.from_numpy(samples), audio.rate_hz, audio.bins, audio.dither)
+    features = torch.zeros(len(clips), int(lengths.max()), audio.bins)
+    for into, clip, count in zip(features, clips, lengths.tolist(), strict=True):
+        into[:count] = fbank(torch.from_numpy(as_samples(clip))[None], audio.rate_hz, audio.bins, audio.dither)[0]
     if most is not None:
         features, lengths = features[:, :most], lengths.clamp(max=most)
     return normalise(features, lengths, audio.means, audio.variances), lengths
@@ -130,6 +129,22 @@ class S2tText:
         ids = [self.vocabulary.get(piece, UNK) for piece in self.cut(text)]
         return [*([] if first is None else [first]), *ids, EOS]
 
+    def words(self, ids: Iterable[int]) -> list[tuple[int, int]]:
+        """For each word of what `decode` gives, the first id that it is written with and the one behind its last."""
+        found: list[tuple[int, int]] = []
+        inside, free = False, None  # the first id that belongs to no word yet: a space belongs to what follows
+        for at, id in enumerate(ids):
+            if id in self.special:
+                continue
+            free = at if free is None else free
+            for character in self._written(self.names.get(id, f"{SPECIAL[UNK]} ")).decode("utf-8", "replace"):
+                if character.isspace():
+                    inside = False
+                    continue
+                found.append((found.pop()[0] if inside else at if free is None else free, at + 1))
+                inside, free = True, None
+        return found
+
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
         """Text of ids. Special ids stand for nothing, or, when kept, for their names with a space behind each.
 
@@ -145,7 +160,9 @@ class S2tText:
             if is_special:
                 runs += [piece + " " for piece in run]
             else:
-                parts = (self._bytes.get(piece, piece.replace(SPACE, " ").encode()) for piece in run)
-                said = b"".join(parts).decode("utf-8", "replace").lstrip(" ")
+                said = b"".join(map(self._written, run)).decode("utf-8", "replace").lstrip(" ")
                 runs.append(said.upper() if self.text.upper else said)
         return "".join(runs).strip()
+
+    def _written(self, piece: str) -> bytes:
+        return self._bytes.get(piece, piece.encode())

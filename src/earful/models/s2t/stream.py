@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from earful.audio import fbank
 from earful.audio.pauses import Cutter, Pauses, Piece
 from earful.events import Event, Text, Word
 from earful.generate.beam import Decoding, Hypothesis, search
+from earful.models.s2t.align import word_edges
 from earful.models.s2t.config import EOS, START, S2tConfig
-from earful.models.s2t.model import Speech2Text
+from earful.models.s2t.model import Memory, Speech2Text
 from earful.models.s2t.processor import S2tText, hear
 
 HOP_S = 0.1  # audio is handed on in these steps
 CHUNK = 10
+Clip = npt.NDArray[np.floating[Any]]
 
 
 @dataclass
@@ -36,9 +39,18 @@ class Memo:
     cutter: Cutter
     language: int | None  # the id that every text begins with
     decoding: Decoding
+    align: bool = False  # words have the times at which the model looked, and not by their letters
     heard: int = 0  # samples
     started: bool = False  # some text has been written
     limit_s: float = math.inf  # the length of the audio, once it is known
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was written of a piece, and where in its samples each word is, in seconds, if that was asked for."""
+
+    text: str
+    edges: Sequence[tuple[float, float]] | None = None
 
 
 class S2tStream:
@@ -52,6 +64,8 @@ class S2tStream:
         self.before = self.after = self.lead = 0
         self.chunk = CHUNK
         self.delay_s = None  # it depends on when the speaker pauses
+        self.languages = tuple(text.language_ids)
+        self.step_s = fbank.HOP_S * 2 ** len(self.config.conv_kernels)  # of the encoder
 
     def init_state(self, batch: int) -> list[Tensor]:
         """Nothing is kept on the device between pieces."""
@@ -65,17 +79,18 @@ class S2tStream:
         language: str | None = None,
         decoding: Decoding | None = None,
         pauses: Pauses | None = None,
+        align: bool = False,
     ) -> Memo:
         """Begin a session.
 
         language: what a model of several writes, None for its usual one; decoding: how texts are searched for, None for
-        the checkpoint's way; pauses: where speech is cut. Raises ValueError for a delay, which cannot be chosen, and
-        for a language that the model does not write.
+        the checkpoint's way; pauses: where speech is cut; align: take the times of words from where the model looked.
+        Raises ValueError for a delay, which cannot be chosen, and for a language that the model does not write.
         """
         if delay_s is not None:
             raise ValueError(f"expected no delay, since text comes at pauses, got {delay_s} s")
         how = decoding or self.config.decoding
-        return Memo(Cutter(self.rate_hz, pauses), self.text.language_id(language), how)
+        return Memo(Cutter(self.rate_hz, pauses), self.text.language_id(language), how, align)
 
     def step(self, state: list[Tensor], samples: Tensor, counts: list[int]) -> Tensor:
         """Samples [B, hops * hop] by hop: [B, hops, hop]."""
@@ -98,44 +113,64 @@ class S2tStream:
         return self._answered(memo.cutter.finish(), memo)
 
     def _answered(self, pieces: Sequence[Piece], memo: Memo) -> list[Event]:
-        texts = self.answer(pieces, [memo] * len(pieces))
-        return [event for piece, text in zip(pieces, texts, strict=True) for event in self.told(text, piece, memo)]
+        answers = self.answer(pieces, [memo] * len(pieces))
+        return [
+            event for piece, answer in zip(pieces, answers, strict=True) for event in self.told(answer, piece, memo)
+        ]
 
-    def answer(self, pieces: Sequence[Piece], memos: Sequence[Memo]) -> list[str]:
+    def answer(self, pieces: Sequence[Piece], memos: Sequence[Memo]) -> list[Answer]:
         """The text of each piece, whatever else is in the batch; all are searched for in the same way."""
         if not pieces:
             return []
-        clips, languages = [piece.samples for piece in pieces], [memo.language for memo in memos]
-        return [self.text.decode(best[0].ids) for best in self.hypotheses(clips, languages, memos[0].decoding)]
+        memory = self._remember([piece.samples for piece in pieces])
+        found = self._search(memory, [memo.language for memo in memos], memos[0].decoding)
+        answers = []
+        for row, (best, *_) in enumerate(found):
+            edges = None
+            if memos[row].align:
+                steps = word_edges(self.model, memory, row, best.ids, self.text.words(best.ids))
+                edges = [(begin * self.step_s, end * self.step_s) for begin, end in steps]
+            answers.append(Answer(self.text.decode(best.ids), edges))
+        return answers
 
-    @torch.inference_mode()
     def hypotheses(
-        self,
-        clips: Sequence[npt.NDArray[np.floating[Any]]],
-        languages: Sequence[int | None],
-        how: Decoding | None = None,
+        self, clips: Sequence[Clip], languages: Sequence[int | None], how: Decoding | None = None
     ) -> list[list[Hypothesis]]:
         """The best texts of clips [N], one of which is at least a frame long, best first, with their scores."""
-        how = how or self.config.decoding
+        return self._search(self._remember(clips), languages, how or self.config.decoding)
+
+    @torch.inference_mode()
+    def _remember(self, clips: Sequence[Clip]) -> Memory:
         weight = self.model.decoder.norm.weight
         features, lengths = hear(clips, self.config.audio)
-        memory = self.model.hear(features.to(weight.device, weight.dtype), lengths.to(weight.device), alone=True)
-        state = self.model.decoder.init_state(len(clips) * how.beams)
+        return self.model.hear(features.to(weight.device, weight.dtype), lengths.to(weight.device), alone=True)
+
+    def _search(self, memory: Memory, languages: Sequence[int | None], how: Decoding) -> list[list[Hypothesis]]:
+        state = self.model.decoder.init_state(len(languages) * how.beams)
         return search(self.model.step, state, memory, START, EOS, how, list(languages))
 
-    def told(self, text: str, piece: Piece, memo: Memo) -> list[Event]:
-        """The events of one piece: its words have its time by their letters."""
-        words = text.split()
+    def told(self, answer: Answer, piece: Piece, memo: Memo) -> list[Event]:
+        """The events of one piece. Its words share its time by their letters, unless it is known when they are."""
+        words = answer.text.split()
         if not words:
             return []
-        written = (" " if memo.started else "") + text
+        written = (" " if memo.started else "") + answer.text
         memo.started = True
-        letters = list(accumulate(map(len, words), initial=0))
-        seconds = piece.end_s - piece.start_s
-        edges = [piece.start_s + seconds * share / letters[-1] for share in letters]
-        edges[-1] = piece.end_s  # whatever the rounding
+        if answer.edges is None:
+            edges = _shared(words, piece)
+        else:
+            inside = [[min(max(piece.first_s + s, piece.start_s), piece.end_s) for s in edge] for edge in answer.edges]
+            edges = [(begin, end) for begin, end in inside]
         heard_s = min(memo.heard / self.rate_hz, memo.limit_s)
-        return [Text(written, heard_s), *(Word(word, *edges[i : i + 2]) for i, word in enumerate(words))]
+        return [Text(written, heard_s), *(Word(word, *edge) for word, edge in zip(words, edges, strict=True))]
+
+
+def _shared(words: Sequence[str], piece: Piece) -> list[tuple[float, float]]:
+    letters = list(accumulate(map(len, words), initial=0))
+    seconds = piece.end_s - piece.start_s
+    edges = [piece.start_s + seconds * share / letters[-1] for share in letters]
+    edges[-1] = piece.end_s  # whatever the rounding
+    return list(pairwise(edges))
 
 
 def streams(model: Speech2Text, tokenizer: Path) -> tuple[S2tStream, S2tStream]:
