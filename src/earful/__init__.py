@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from earful.hf import VoxtralRealtimeProcessor as VoxtralRealtimeProcessor
     from earful.hf import VoxtralRealtimeTextConfig as VoxtralRealtimeTextConfig
     from earful.hf import infer_device as infer_device
+    from earful.models.moshi.stream import Chance as Chance
     from earful.stream.session import Session as Session
     from earful.stream.transcript import Segment as Segment
     from earful.stream.transcript import Transcript as Transcript
@@ -59,6 +60,7 @@ _NAMES_OF = {
     "earful.api": ("load", "SpeechModel"),
     "earful.errors": ("EarfulError", "CheckpointError", "AudioError", "StreamClosed", "EngineFull"),
     "earful.events": ("Text", "Word", "Pause", "Audio"),
+    "earful.models.moshi.stream": ("Chance",),
     "earful.stream.session": ("Session",),
     "earful.stream.transcript": ("Transcript", "Segment"),
     "earful.hf": (

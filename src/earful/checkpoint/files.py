@@ -30,7 +30,9 @@ MAX_TENSOR_DIMS = 8
 MAX_SHARD_BYTES = 5_000_000_000  # as transformers splits
 METADATA = {"format": "pt"}  # transformers refuses a file without it
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-CODEC_WEIGHTS = ("mimi*.safetensors", "tokenizer-*.safetensors")  # beside the model's, in Kyutai's repositories
+# Beside the model's, in Kyutai's repositories.
+OTHER_WEIGHTS = ("mimi*.safetensors", "tokenizer-*.safetensors", "lora*.safetensors")
+MARKERS = ("params.json", "config.json", "tokenizer_spm_32k_3.model")  # one of these is in every repository
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 OLD_WEIGHTS = "pytorch_model.bin"  # as transformers once wrote
 DTYPES = {
@@ -364,7 +366,7 @@ def fetch(source: str | Path, revision: str | None = None, pickled: bool = False
     hint = "or give a local folder"
     try:
         for weights in ("model*.safetensors*", "*.safetensors*", *([OLD_WEIGHTS] if pickled else [])):
-            wanted = ["*.json", "*.model", *CODEC_WEIGHTS, weights]
+            wanted = ["*.json", "*.model", *OTHER_WEIGHTS, weights]
             folder = Path(snapshot_download(source, revision=revision, allow_patterns=wanted))
             if any(fnmatch(name, weights) and not name.endswith(".json") for name in found(folder)):
                 break
@@ -404,7 +406,7 @@ def cached(name: str) -> Path | None:
     """The folder of a hub id that has been downloaded, if it has."""
     from huggingface_hub import try_to_load_from_cache
 
-    for marker in ("params.json", "config.json"):
+    for marker in MARKERS:
         path = try_to_load_from_cache(name, marker)
         if isinstance(path, str):
             return Path(path).parent

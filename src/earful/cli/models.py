@@ -28,6 +28,8 @@ PUBLISHED = {
     "kyutai/stt-2.6b-en": "Kyutai Speech-To-Text, English, 5.6 GB",
     "facebook/s2t-small-librispeech-asr": "Speech2Text, English, 118 MB",
     "facebook/s2t-medium-mustc-multilingual-st": "Speech2Text, English speech to 8 languages, 285 MB",
+    "kyutai/moshiko-pytorch-bf16": "Moshi, a man's voice that listens while it speaks, English, 15.8 GB",
+    "kyutai/moshika-pytorch-bf16": "Moshi, a woman's voice, 15.8 GB",
     "kyutai/mimi": "Mimi, a codec for speech, 385 MB",
 }
 EXTRAS = {  # what each needs

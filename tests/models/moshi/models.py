@@ -1,17 +1,23 @@
-"""Random tiny Moshi models, and the same in Kyutai's moshi."""
+"""Random tiny Moshi models, what they say live, and the same models in Kyutai's moshi."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 
 from earful.checkpoint import table
+from earful.events import Audio, Text
 from earful.models.mimi.config import MIMI
 from earful.models.mimi.layouts import ATTENTION
-from earful.models.moshi.config import DepthConfig, MoshiConfig, TemporalConfig
+from earful.models.moshi.config import ConditionConfig, DepthConfig, MoshiConfig, TemporalConfig
 from earful.models.moshi.layouts import kyutai_depth_rows, kyutai_rows
 from earful.models.moshi.model import Moshi
-from earful.testing import random_weights
+from earful.models.moshi.stream import Chance, MoshiStream
+from earful.stream.engine import Engine
+from earful.testing import random_weights, tiny_sentencepiece
 
 CODEC = replace(
     MIMI, ratios=(2, 2), filters=2, dim=8, layers=1, heads=2, head_dim=4, mlp_dim=8, window=9, codebooks=4,
@@ -19,7 +25,10 @@ CODEC = replace(
 )  # fmt: skip
 
 
-def random_model(seed: int) -> Moshi:
+GREEDY = Chance(temperature=0, text_temperature=0)
+
+
+def random_model(seed: int, conditions: tuple[ConditionConfig, ...] = ()) -> Moshi:
     rng = random.Random(seed)
     heads, head_dim, depth_heads, depth_head_dim = (rng.choice([2, 3]), 8, rng.choice([1, 2]), rng.choice([6, 8]))
     own, user = rng.randint(2, 4), rng.randint(2, 4)
@@ -37,7 +46,7 @@ def random_model(seed: int) -> Moshi:
             dim=depth_dim, layers=rng.randint(1, 2), heads=depth_heads, head_dim=depth_head_dim, mlp_dim=20,
             norm_eps=1e-8, schedule=schedule, low_rank=rng.choice([None, 5]),
         ),
-        CODEC, delays=(0, *own_delays, *user_delays), pad_id=3, end_pad_id=0,
+        CODEC, delays=(0, *own_delays, *user_delays), pad_id=3, end_pad_id=0, conditions=conditions,
     )  # fmt: skip
     with torch.device("meta"):
         model = Moshi(config)
@@ -67,3 +76,47 @@ def as_moshi(model: Moshi):
     ours = {name: w for name, w in model.state_dict().items() if not name.startswith("codec.")}
     theirs.load_state_dict(dict(table.save(rows, ours)))
     return theirs.eval()
+
+
+def stream_of(seed: int, conditions: tuple[ConditionConfig, ...] = ()) -> MoshiStream:
+    return MoshiStream(random_model(seed, conditions), tiny_sentencepiece())
+
+
+def audio(stream: MoshiStream, length: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(length).astype(np.float32)
+
+
+def answer(
+    stream: MoshiStream, samples: np.ndarray, cuts: Sequence[int] = (), **options: Any
+) -> tuple[str, np.ndarray]:
+    """What is written and said to all of it, heard alone."""
+    engine = Engine(stream, 1)
+    lane = engine.open(**options)
+    for piece in np.split(samples, cuts):
+        lane.framer.feed(piece)
+        engine.pump()
+    engine.finish(lane, len(samples) / stream.rate_hz)
+    engine.pump()
+    return written(lane.events)
+
+
+def written(events) -> tuple[str, np.ndarray]:
+    text = "".join(event.text for event in events if isinstance(event, Text))
+    return text, np.concatenate([event.samples for event in events if isinstance(event, Audio)])
+
+
+@torch.inference_mode()
+def stepped(stream: MoshiStream, samples: torch.Tensor, options: Sequence[dict[str, Any]] = ()):
+    """Own channels of every frame, int64 [B, 1 + own, T], and what they sound like. samples: [B, T * hop].
+
+    options: of each session, beside `GREEDY`.
+    """
+    state = stream.init_state(len(samples))
+    for slot in range(len(samples)):
+        stream.open(state, slot, chance=GREEDY, **(options[slot] if options else {}))
+    frames, sound = [], []
+    for piece in samples.split(stream.hop, dim=-1):
+        row = stream.step(state, piece, [1] * len(samples))
+        frames.append(state.made.flip(-1).gather(2, stream.ages.expand(len(samples), -1, -1)))
+        sound.append(row[:, 0, 1:])
+    return torch.cat(frames, dim=-1)[..., stream.late :], torch.cat(sound[stream.late :], dim=-1)

@@ -1,61 +1,15 @@
 """Live conversations: the ids of Kyutai's LMGen, the law, and a voice as long as what was heard."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 import torch
 
-from earful.events import Audio, Text
-from earful.models.moshi.stream import Chance, MoshiStream
+from earful.models.moshi.stream import Chance
 from earful.nn.state import leaves, reset
 from earful.stream.engine import Engine
-from earful.testing import tiny_sentencepiece
-from tests.models.moshi.models import as_moshi, random_model
+from tests.models.moshi.models import GREEDY, answer, as_moshi, audio, stepped, stream_of, written
 
-GREEDY = Chance(temperature=0, text_temperature=0)
 FRAMES = 16
-
-
-def stream_of(seed: int) -> MoshiStream:
-    return MoshiStream(random_model(seed), tiny_sentencepiece())
-
-
-def audio(stream: MoshiStream, length: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(length).astype(np.float32)
-
-
-def answer(
-    stream: MoshiStream, samples: np.ndarray, chance: Chance, cuts: Sequence[int] = ()
-) -> tuple[str, np.ndarray]:
-    """What is written and said to all of it, heard alone."""
-    engine = Engine(stream, 1)
-    lane = engine.open(chance=chance)
-    for piece in np.split(samples, cuts):
-        lane.framer.feed(piece)
-        engine.pump()
-    engine.finish(lane, len(samples) / stream.rate_hz)
-    engine.pump()
-    return written(lane.events)
-
-
-def written(events) -> tuple[str, np.ndarray]:
-    text = "".join(event.text for event in events if isinstance(event, Text))
-    return text, np.concatenate([event.samples for event in events if isinstance(event, Audio)])
-
-
-@torch.inference_mode()
-def stepped(stream: MoshiStream, samples: torch.Tensor):
-    """Own channels of every frame, int64 [B, 1 + own, T], and what they sound like. samples: [B, T * hop]."""
-    state = stream.init_state(len(samples))
-    for slot in range(len(samples)):
-        stream.open(state, slot, chance=GREEDY)
-    frames, sound = [], []
-    for piece in samples.split(stream.hop, dim=-1):
-        row = stream.step(state, piece, [1] * len(samples))
-        frames.append(state.made.flip(-1).gather(2, stream.ages.expand(len(samples), -1, -1)))
-        sound.append(row[:, 0, 1:])
-    return torch.cat(frames, dim=-1)[..., stream.late :], torch.cat(sound[stream.late :], dim=-1)
 
 
 @torch.no_grad()
@@ -101,10 +55,10 @@ def test_any_chunks_get_the_same_answer_of_the_same_length(seed, chance):
     rng = np.random.default_rng(seed)
     for length in (1, stream.hop, int(rng.integers(1, FRAMES * stream.hop))):
         samples = audio(stream, length, seed)
-        expected = answer(stream, samples, chance)
+        expected = answer(stream, samples, chance=chance)
         assert len(expected[1]) == length
         for cuts in (sorted(rng.integers(0, length + 1, 9)), range(min(length, 20))):
-            text, sound = answer(stream, samples, chance, list(cuts))
+            text, sound = answer(stream, samples, list(cuts), chance=chance)
             assert text == expected[0]
             np.testing.assert_allclose(sound, expected[1], rtol=0, atol=1e-5)
 
@@ -133,7 +87,7 @@ def test_neighbours_that_come_and_go_are_not_noticed(seed):
                 del living[number]
         engine.step()
     for number, (text, sound) in found.items():
-        alone = answer(stream, clips[number], chances[number])
+        alone = answer(stream, clips[number], chance=chances[number])
         assert text == alone[0]
         np.testing.assert_allclose(sound, alone[1], rtol=0, atol=1e-5)
 

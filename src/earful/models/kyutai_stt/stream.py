@@ -124,7 +124,7 @@ class KyutaiSttStream:
         samples = np.zeros(0, np.float32) if prompt_audio is None else as_samples(prompt_audio)
         state = row(state, slot)
         if prompt:
-            state.prompt.begin(self.tokenizer.encode(prompt))
+            state.prompt.begin(self.tokenizer.encode(prompt), self.config.temporal.text_vocab)
         state.temperature.fill_(temperature)
         state.seed.fill_(seed & (1 << 63) - 1)
         memo = Memo(self.lead, 0)

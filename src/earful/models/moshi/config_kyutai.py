@@ -74,8 +74,8 @@ FIRST_STEMS = ("model", "model.q8")  # of repositories without a config.json
 SPEAKS = "depformer_in.0.weight"
 MOST_CONDITIONS = 32
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of a condition
-# A projection of attention, whose weight sets may lie in one tensor, and what may stand behind its name.
-PROJECTION = re.compile(r"(.+\.self_attn\.(?:in|out)_proj)(?:s\.0)?(?:_weight|(\.lora_[AB])?\.weight)(_scb)?")
+# A projection of attention whose weight sets lie in one tensor, and what may stand behind its name.
+PROJECTION = re.compile(r"(.+\.self_attn\.(?:in|out)_proj)(?:_weight|(\.lora_[AB])?\.weight)(_scb)?")
 
 
 def is_kyutai(config: Mapping[str, Any]) -> bool:
@@ -127,7 +127,7 @@ def open_kyutai(folder: Path) -> Weights:
         return open_weights(folder, path.stem)
 
     tensors = listed("moshi_name").entries
-    sets = sum(name.startswith("depformer_in.") for name in tensors)
+    sets = sum(re.fullmatch(r"depformer_in\.\d+\.weight", name) is not None for name in tensors)
     entries = unscaled(unpacked(tensors, sets))
     if fields.flag("lora", False):
         scaling = fields.number("lora_scaling", -1e6, 1e6, 2.0)

@@ -25,10 +25,13 @@ class Prompt:
         count = torch.zeros(batch, dtype=torch.int64, device=device)
         return cls(count[:, None].repeat(1, PROMPT_PIECES), count, count.clone())
 
-    def begin(self, pieces: Sequence[int]) -> None:
-        """Of a state of one row that is zero. Raises ValueError for too many."""
+    def begin(self, pieces: Sequence[int], vocab: int) -> None:
+        """Of a state of one row that is zero. vocab: ids that can be written. Raises ValueError for other ones, and for
+        too many."""
         if len(pieces) > PROMPT_PIECES:
             raise ValueError(f"expected a prompt of at most {PROMPT_PIECES} pieces, got {len(pieces)}")
+        if max(pieces, default=0) >= vocab:
+            raise ValueError(f"expected a prompt of pieces below {vocab}, got {max(pieces)}")
         self.pieces[0, : len(pieces)] = torch.tensor(pieces, dtype=torch.int64)
         self.end.fill_(len(pieces))
 

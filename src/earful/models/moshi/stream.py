@@ -150,7 +150,7 @@ class MoshiStream:
         told = torch.stack([self.model.told(conditions or {}), self.model.told(against or {})])  # [2, D]
         state = row(state, slot)
         if prompt:
-            state.prompt.begin(self.tokenizer.encode(prompt))
+            state.prompt.begin(self.tokenizer.encode(prompt), self.config.temporal.text_vocab)
         state.told.copy_(told[:, : state.told.shape[-1]])
         state.guidance.fill_(guidance - 1)
         state.temperature.copy_(torch.tensor([[chance.text_temperature, chance.temperature]]))
