@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earful.generate.beam import Decoding, search
+from earful.generate.sample import Sampling
 
 START, END, VOCAB = 0, 1, 5
 
@@ -151,3 +152,32 @@ def test_where_there_is_but_one_text_there_is_but_one_answer():
 def test_what_cannot_be_is_refused(options):
     with pytest.raises(ValueError, match="expected"):
         Decoding(**options)
+
+
+def test_chance_draws_each_id_as_often_as_it_is_likely():
+    step, draws = Chance(), 4_000
+    torch.manual_seed(0)
+    how = Decoding(1, max_length=2, sampling=Sampling(temperature=0.7, top_k=4))
+    texts = found(step, [3] * draws, how)
+    counts = torch.bincount(torch.tensor([best[0].ids[0] for best in texts]), minlength=VOCAB)
+    likely = step.logits(3, [START])
+    expected = (likely / 0.7).masked_fill(likely < likely.topk(4).values[-1], -math.inf).softmax(-1)
+    assert (counts / draws - expected).abs().max() < 4 * (0.25 / draws) ** 0.5
+    for best in texts[:50]:
+        assert best[0].score == pytest.approx(score_of(step, 3, best[0].ids, 1.0), abs=1e-5)
+
+
+def test_chance_ends_with_the_end_and_obeys_a_first_id():
+    torch.manual_seed(0)
+    texts = found(Chance(1.0), [1, 2, 3] * 20, Decoding(1, max_length=6, sampling=Sampling(1.0)), [None, 4, 2] * 20)
+    lengths = {len(best[0].ids) for best in texts}
+    assert lengths >= {1, 2, 5}
+    for number, best in enumerate(texts):
+        assert END not in best[0].ids[:-1]
+        assert best[0].ids[-1] == END or len(best[0].ids) == 5
+        assert number % 3 == 0 or best[0].ids[0] == (4, 2)[number % 3 - 1]
+
+
+def test_beams_leave_nothing_to_chance():
+    with pytest.raises(ValueError, match="expected one beam with sampling, got 2"):
+        Decoding(2, sampling=Sampling(1.0))

@@ -260,27 +260,19 @@ class Speech2TextForConditionalGeneration(_Held):
         require_one(inputs=inputs, input_features=input_features)
         features = input_features if inputs is None else inputs
         assert features is not None
-        usual = self.core.config.decoding
-        beams = num_beams or (1 if do_sample else usual.beams)
-        length = length_of(1, None, max_new_tokens, max_length)
-        how = replace(
-            usual,
-            beams=beams,
-            max_length=usual.max_length if length is None else length,
-            length_penalty=usual.length_penalty if length_penalty is None else length_penalty,
-            early_stopping=usual.early_stopping if early_stopping is None else early_stopping,
-            sampling=sampling_of(do_sample, temperature, top_k, top_p),
-        )
-        if not do_sample and num_return_sequences > beams:
-            raise ValueError(f"expected num_return_sequences of at most {beams} beams, got {num_return_sequences}")
         require_features(features, self.core.config)
-        forced = forced_bos_token_id
+        asked = {"length_penalty": length_penalty, "early_stopping": early_stopping}
+        asked |= {"beams": num_beams, "max_length": length_of(1, None, max_new_tokens, max_length)}
+        usual = replace(self.core.config.decoding, beams=1) if do_sample else self.core.config.decoding
+        sampling = sampling_of(do_sample, temperature, top_k, top_p)
+        how = replace(usual, **{name: value for name, value in asked.items() if value is not None}, sampling=sampling)
+        require_count(num_return_sequences, None if do_sample else how.beams)
         texts = write(
             self.core,
             features.to(self.dtype),
             frames_of(attention_mask, features),
             how,
-            [forced] * len(features) if forced is None or isinstance(forced, int) else forced,
+            for_each(forced_bos_token_id, len(features)),
             num_return_sequences if do_sample else 1,
         )
         chosen = [text for best in texts for text in filled(best, num_return_sequences)]
@@ -291,6 +283,22 @@ class Speech2TextForConditionalGeneration(_Held):
             return ids
         scores = torch.tensor([text.score for text in chosen], device=self.device) if output_scores else None
         return GenerateEncoderDecoderOutput(ids, scores)
+
+
+def require_count(wanted: int, beams: int | None) -> None:
+    """So many texts of each utterance; None for as many as are drawn."""
+    if wanted < 1 or (beams is not None and wanted > beams):
+        expected = "at least 1" if beams is None else f"1 to the {beams} beams"
+        raise ValueError(f"expected num_return_sequences of {expected}, got {wanted}")
+
+
+def for_each(forced: int | Sequence[int | None] | None, utterances: int) -> Sequence[int | None]:
+    """The first id of each utterance's text."""
+    if forced is None or isinstance(forced, int):
+        return [forced] * utterances
+    if len(forced) != utterances:
+        raise ValueError(f"expected a first id for each of {utterances} utterances, got {len(forced)}")
+    return forced
 
 
 def filled(texts: list[Hypothesis], count: int) -> list[Hypothesis]:
@@ -307,9 +315,9 @@ def frames_of(attention_mask: Tensor | None, features: Tensor | None = None) -> 
     """Frames of each utterance [B], None for all. Raises ValueError for a mask of another shape, or not ones first."""
     if attention_mask is None:
         return None
-    mask = attention_mask[..., -1] if attention_mask.ndim == 3 else attention_mask  # a value for each feature
+    mask = (attention_mask[..., -1] if attention_mask.ndim == 3 else attention_mask).long()  # 3: of each feature
     if features is not None and mask.shape != features.shape[:2]:
         raise ValueError(f"expected attention_mask of shape {list(features.shape[:2])}, got {list(mask.shape)}")
     if (mask.diff(dim=1) > 0).any():
         raise ValueError("expected an attention_mask of ones, then zeros, got a one behind a zero")
-    return mask.long().sum(1)
+    return mask.sum(1)

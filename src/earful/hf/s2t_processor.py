@@ -28,7 +28,8 @@ class Speech2TextFeatureExtractor(Extractor):
 
     num_mel_bins: how many features a frame has; feature_size is only passed on. padding_value: what stands behind the
     end of an utterance. dither: how much noise is added to every frame, in 16-bit steps. do_ceptral_normalize: without
-    it, neither normalize_means nor normalize_vars. Keys of a file that mean nothing here are kept and written again.
+    it, neither normalize_means nor normalize_vars. return_attention_mask is only passed on, since a call decides. Keys
+    of a file that mean nothing here are kept and written again.
     """
 
     model_input_names: ClassVar[tuple[str, ...]] = ("input_features", "attention_mask")
@@ -71,7 +72,7 @@ class Speech2TextFeatureExtractor(Extractor):
         masks = [np.ones(len(row), np.int32) for row in rows]
         length = filled_length(max(map(len, rows)), padding, max_length, pad_to_multiple_of) or 0
         batch = {"input_features": [self._filled(row, length, self.padding_value) for row in rows]}
-        if self.return_attention_mask if return_attention_mask is None else return_attention_mask:
+        if return_attention_mask is not False:
             batch["attention_mask"] = [self._filled(mask, length, 0) for mask in masks]
         different = sorted({len(row) for row in batch["input_features"]})
         if return_tensors and len(different) > 1:
