@@ -166,8 +166,6 @@ def test_what_is_unknown_costs_nothing(model, frames):
         ids[..., 40:] = -1
     loss = model(**labelled(unknown)).loss
     torch.testing.assert_close(loss, model(**labelled(part(unknown, 0, 41))).loss)  # the codes of frame 39 are late
-    wrong = {**labelled(frames), "text_labels": unknown["input_ids"], "audio_labels": unknown["moshi_audio_codes"]}
-    torch.testing.assert_close(loss, model(**wrong).loss)  # nothing that counts sees what is known of later frames
 
 
 @torch.no_grad()
