@@ -86,7 +86,7 @@ def folder_bytes(folder):
 def test_convert_there_and_back(earful, tiny, noise, tmp_path):
     there, back = tmp_path / "hf", tmp_path / "back"
     ran = earful("convert", tiny, there, "--layout", "hf")
-    assert (ran.code, ran.out, ran.err) == (0, f"{there}: hf layout, 0.1 M parameters\n", "")
+    assert (ran.code, ran.out, ran.err) == (0, f"{there}: hf layout, 58 640 parameters\n", "")
     assert earful("convert", there, back, "--layout", "mistral").code == 0
     assert folder_bytes(back)["consolidated.safetensors"] == folder_bytes(tiny)["consolidated.safetensors"]
     assert (there / "config.json").exists()
@@ -144,7 +144,7 @@ def test_convert_pickled_weights(earful, noise, tmp_path):
         in refused.err
     )
     ran = earful("convert", folder, target)
-    assert (ran.code, ran.out) == (0, f"{target}: hf layout, 0.0 M parameters\n")
+    assert (ran.code, ran.out) == (0, f"{target}: hf layout, 30 292 parameters\n")
     (warning,) = ran.complaints
     assert warning.startswith(f"earful: {folder}/pytorch_model.bin: pickled weights can run code where other programs")
     assert warning.endswith(f"use {target} instead")

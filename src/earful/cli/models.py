@@ -74,7 +74,9 @@ def convert(
     registry.save_model(model, target, layout, tokenizer)
     if isinstance(weights := opened[2], Pickled):
         fail(f"{weights.where}: pickled weights can run code where other programs load them: use {target} instead")
-    typer.echo(f"{target}: {layout} layout, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
+    count = sum(p.numel() for p in model.parameters())
+    size = f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:_}".replace("_", " ")
+    typer.echo(f"{target}: {layout} layout, {size} parameters")
 
 
 def doctor() -> None:
