@@ -79,11 +79,35 @@ def test_a_file_of_changes_is_read_as_what_was_applied(tiny: tuple[KyutaiStt, Pa
     torch.testing.assert_close(heard(loaded), applied, atol=1e-4, rtol=1e-4)
     file = load_tensors(tmp_path / "lora" / "lora.safetensors")
     assert file["transformer.layers.0.self_attn.in_proj.lora_A.weight"].shape == (9, 48)
-    assert file["transformer.layers.1.gating.linear_in.lora_B.weight"].shape == (120, 6)
+    assert file["transformer.layers.1.gating.linear_in.lora_B.weight"].shape == (120, 9)  # one rank of all
     document = json.loads((tmp_path / "lora" / "config.json").read_text())
     assert (document["lora"], document["lora_rank"], document["lora_scaling"]) == (True, 9, 2)
     (tmp_path / "lora" / "config.json").write_text(json.dumps(document | {"lora": False}))
     torch.testing.assert_close(heard(earful.load(tmp_path / "lora")._live.model), plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_kyutais_package_reads_a_file_of_changes(tiny: tuple[KyutaiStt, Path], tmp_path: Path) -> None:
+    from moshi.models import loaders
+
+    model, tokenizer = tiny
+    lora = changed(model)
+    ids = torch.randint(0, 32, (2, 7, 20))
+    applied, pairs = model.temporal.logits(model.temporal(model.temporal.embed(ids))), lora.pairs()
+    lora.drop()
+    save_lora(model, pairs, tmp_path / "lora", tokenizer)
+    config = json.loads((tmp_path / "lora" / "config.json").read_text())
+    arguments = {key: value for key, value in config.items() if not key.endswith(("_name", "_config", "model_type"))}
+    theirs = loaders.get_moshi_lm(
+        tmp_path / "lora" / "model.safetensors",
+        arguments,
+        dtype=torch.float32,
+        lora_weights=tmp_path / "lora" / "lora.safetensors",
+        fuse_lora=True,
+    )
+    torch.testing.assert_close(theirs.forward_text(ids)[1][:, 0], applied, atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_are_those_of_the_file(tiny: tuple[KyutaiStt, Path]) -> None:

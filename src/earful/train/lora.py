@@ -5,17 +5,19 @@ Source: LoRA (Hu et al. 2021); the file is as Kyutai's moshi 0.2.13 has it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earful import registry
 from earful.checkpoint.derived import DOWN, UP
 from earful.checkpoint.fields import read_json
-from earful.checkpoint.files import save_tensors, write_json
+from earful.checkpoint.files import open_weights, save_tensors, write_json
 from earful.checkpoint.table import RopePairs
 from earful.models.kyutai_stt.model import KyutaiStt
 from earful.models.moshi.config_kyutai import STEMS
@@ -29,7 +31,8 @@ FUSED = {
     "gating.linear_in": ("mlp.gate", "mlp.up"),
     "gating.linear_out": ("mlp.down",),
 }
-
+# Matrices outside of blocks.
+UNCHANGED = re.compile(r"(text_linear|(extra_heads|depformer_in|linears)\.\d+|.+\.low_rank)\.weight")
 
 Pairs = dict[str, tuple[Tensor, Tensor]]  # the narrow matrices [rank, in] and [out, rank] of each changed one, by name
 
@@ -70,6 +73,16 @@ def save_lora(model: KyutaiStt, found: Pairs, folder: str | Path, tokenizer: Pat
     folder = Path(folder)
     registry.save_model(model, folder, "kyutai", tokenizer)
     tensors = dict(_kyutai_names(model, found))
+    rank = max(len(tensor) for name, tensor in tensors.items() if name.endswith(DOWN))
+    # Kyutai's programs expect one rank of all changes, and a change of every matrix.
+    for name, tensor in tensors.items():
+        short = rank - tensor.shape[0 if name.endswith(DOWN) else 1]
+        tensors[name] = F.pad(tensor, (0, 0, 0, short) if name.endswith(DOWN) else (0, short))
+    for name, entry in open_weights(folder).items():
+        if UNCHANGED.fullmatch(name):
+            rows, columns = entry.shape
+            stem = name.removesuffix(".weight")
+            tensors |= {stem + DOWN: torch.zeros(rank, columns), stem + UP: torch.zeros(rows, rank)}
     save_tensors(folder / f"{STEMS['lora_name']}.safetensors", tensors)
     document: Any = read_json(folder / "config.json")
     rank = max(len(tensor) for name, tensor in tensors.items() if name.endswith(DOWN))
