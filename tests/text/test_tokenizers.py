@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from earful.errors import CheckpointError
-from earful.text.sentencepiece import SentencePiece
 from earful.text.tokenizers import JsonTokenizer
 
 LINES = [" the quick brown fox jumps over the lazy dog", " one two three four five six", " café été déjà élève"]
@@ -38,7 +37,7 @@ def model():
 def tokenizer(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tokenizer.model"
     path.write_bytes(model.serialized_model_proto())
-    return JsonTokenizer(SentencePiece.from_file(path).to_json())
+    return JsonTokenizer.from_file(path)
 
 
 WORDS = st.lists(st.text(st.sampled_from("thequickbrownfxéà日🙂,.'"), min_size=1, max_size=8), max_size=8)
@@ -67,7 +66,8 @@ def test_names(model, tokenizer):
 
 
 def test_saved_as_it_was_read(tokenizer, tmp_path):
-    document = json.dumps(json.loads(tokenizer.document))  # another form than ours
+    tokenizer.save(tmp_path / "ours.json")
+    document = json.dumps(json.loads((tmp_path / "ours.json").read_bytes()))  # another form than ours
     (tmp_path / "a.json").write_text(document, encoding="utf-8")
     JsonTokenizer.from_file(tmp_path / "a.json").save(tmp_path / "b.json")
     assert (tmp_path / "b.json").read_bytes() == document.encode()
@@ -77,10 +77,11 @@ def test_refusals(tmp_path):
     path = tmp_path / "tokenizer.json"
     with pytest.raises(CheckpointError, match=r"tokenizer.json: expected a readable file"):
         JsonTokenizer.from_file(path)
+    unreadable = {"type": "BPE", "vocab": [["<unk>", 0.0]], "unk_id": 0}  # for the library, not for SentencePiece
     for content, message in [
-        (b'{"a": 1}', "expected a tokenizer, got: "),
-        (b"\xff", "expected a tokenizer"),
-        (b"[1]", "expected a tokenizer"),
+        (b'{"a": 1}', "expected a tokenizer.json of the unigram kind, got: "),
+        (b"\xff", "expected a SentencePiece model, got: "),
+        (json.dumps({"model": unreadable}).encode(), "expected a tokenizer, got: "),
     ]:
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=rf"tokenizer.json: {message}"):

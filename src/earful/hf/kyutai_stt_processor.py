@@ -16,7 +16,6 @@ from earful.hf.features import BatchFeature
 from earful.hf.tokenizer import Ids, Tokenizer
 from earful.models.kyutai_stt.processor import EXTRA_S
 from earful.registry import open_checkpoint, tokenizer_of
-from earful.text.sentencepiece import SentencePiece
 from earful.text.tokenizers import JsonTokenizer
 
 TOKENIZER = "tokenizer.json"
@@ -71,9 +70,7 @@ class KyutaiSpeechToTextTokenizer(Tokenizer):
         if not (folder / TOKENIZER).is_file():
             path = tokenizer_of(folder, open_checkpoint(folder)[1])
         assert path is not None
-        if path.name == TOKENIZER:
-            return cls(JsonTokenizer.from_file(path))
-        return cls(JsonTokenizer(SentencePiece.from_file(path).to_json(), str(path)))
+        return cls(JsonTokenizer.from_file(path))
 
     @property
     def vocab_size(self) -> int:

@@ -1,4 +1,4 @@
-"""Hugging Face's tokenizer.json through their own library: the very ids and the very text of their classes."""
+"""Hugging Face's tokenizer.json in their own library: the very ids and the very text of their classes."""
 
 from __future__ import annotations
 
@@ -10,44 +10,38 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from earful.errors import CheckpointError
+from earful.text.sentencepiece import SPACE, SentencePiece
 
-SPACE = "▁"
-MAX_FILE_BYTES = 64 << 20  # published files have 0.3 MB, those of large vocabularies 20 MB
 SPECIAL_PIECES = ("<unk>", "<s>", "</s>", "<pad>")  # the first ids of Kyutai's vocabularies
 
 
 class JsonTokenizer:
-    """Text to ids and back, as a tokenizer.json describes it.
+    """Text to ids and back as the `tokenizers` library does it with a tokenizer.json.
 
     Special ids stand for no text; so does an id outside the vocabulary.
-    Source: the file format of the `tokenizers` library.
+    Source: the file format of that library.
     """
 
-    def __init__(self, document: bytes, name: str = "tokenizer.json") -> None:
-        """document: the file's content; name: how a `CheckpointError` for what is not understood begins."""
-        self.name, self.document = name, document
+    def __init__(self, pieces: SentencePiece) -> None:
+        """Raises `CheckpointError` for a vocabulary that such a file cannot hold."""
+        self.pieces = pieces
         try:
-            self._tokenizer = Tokenizer.from_buffer(document)
+            self._tokenizer = Tokenizer.from_buffer(pieces.to_json())
         except Exception as error:  # the library raises no other kind
-            raise CheckpointError(f"{name}: expected a tokenizer, got: {' '.join(str(error).split())}") from error
+            raise CheckpointError(
+                f"{pieces.name}: expected a tokenizer, got: {' '.join(str(error).split())}"
+            ) from error
         added = self._tokenizer.get_added_tokens_decoder()
         self.special_tokens = {token.content: id for id, token in sorted(added.items()) if token.special}
 
     @classmethod
     def from_file(cls, path: str | Path) -> JsonTokenizer:
-        """Read a tokenizer.json; raises `CheckpointError` naming the file and what is wrong with it."""
-        try:
-            with open(path, "rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            raise CheckpointError(f"{path}: expected a readable file, got: {error.strerror}") from error
-        if len(data) > MAX_FILE_BYTES:
-            raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
-        return cls(data, str(path))
+        """Of either kind of file; raises `CheckpointError` naming the file and what is wrong with it."""
+        return cls(SentencePiece.from_file(path))
 
     def save(self, path: str | Path) -> None:
-        """Write the file as it was read."""
-        Path(path).write_bytes(self.document)
+        """Write a tokenizer.json, the very one that was read if it was one."""
+        Path(path).write_bytes(self.pieces.to_json())
 
     @property
     def vocab(self) -> int:
