@@ -3,11 +3,11 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from earful.events import Pause, Text, Word
-from earful.models.kyutai_stt.stream import LONGEST_WORD, KyutaiSttStream, Memo
+from earful.models.kyutai_stt.stream import LONGEST_WORD, KyutaiSttStream, Memo, longest_s
 from tests.models.kyutai_stt.helpers import FRAME_S, HOP, RATE, tiny_family, told
 
 PAD, WORD, BOS, EOS, BYTE = 3, 0, 1, 2, 4  # of the tiny tokenizer; the 256 bytes from 4 on
@@ -41,6 +41,7 @@ def near(time_s):
     return pytest.approx(time_s, abs=1e-9)
 
 
+@example(ids=[PAD] * 5 + [BYTE, BYTE + 0xC2, WORD], sizes="like 1b", duration_s=math.inf, data=None)  # half a character
 @given(ids=IDS, sizes=st.sampled_from(SIZES), duration_s=st.just(math.inf) | st.floats(0, 20), data=st.data())
 def test_text_and_words_are_what_the_ids_say(ids, sizes, duration_s, data):
     family = tiny_family(sizes)
@@ -57,7 +58,7 @@ def test_text_and_words_are_what_the_ids_say(ids, sizes, duration_s, data):
     assert all(event.text for event in events)
 
     memo = Memo(family.lead, 0, limit_s=duration_s)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(ids)))))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(ids))))) if data else []
     parts = [ids[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(ids)], strict=True)]
     told_in_parts = [e for part in parts for e in KyutaiSttStream.events(family, [[id] for id in part], memo)]
     assert told_in_parts + family.finish(memo) == events
@@ -81,7 +82,7 @@ def kyutais_times(ids, offset_s):
     sizes=st.sampled_from(SIZES),
 )
 def test_times_are_those_of_kyutais_scripts(words, sizes):
-    """But that no word without a next one close by lasts longer than a second; there a word lasts until the next."""
+    """But that a word without a next one close by lasts as long as its letters; there a word lasts until the next."""
     ids = []
     for before, word, behind in words:
         ids += [PAD] * before + [WORD, *pieces(word), *[PAD] * behind]
@@ -89,7 +90,8 @@ def test_times_are_those_of_kyutais_scripts(words, sizes):
     assert [word.text for word in found] == [word for _, word, _ in words]
     for word, (start_s, end_s) in zip(found, kyutais_times(ids, OFFSET_S[sizes]), strict=True):
         assert word.start_s == near(max(0, start_s))
-        assert word.end_s == near(max(0, min(end_s, start_s + 1.0)))
+        most_s = max(longest_s(word.text), len(pieces(word.text)) * FRAME_S)
+        assert word.end_s == near(max(0, min(end_s, start_s + most_s)))
 
 
 def test_words_that_follow_each_other_without_a_sign_begin_where_their_pieces_do():
@@ -109,10 +111,18 @@ def test_a_word_comes_with_the_next_one_or_a_second_after_its_start():
     assert come == [(11 + 13, "one"), (34, "fox")]
 
 
+def test_a_word_before_a_pause_lasts_as_long_as_its_letters():
+    ends = {"I": 0.27, "fox": 0.41, "constitutional": 1.18, "2026": 1.8}
+    for text, longest in ends.items():
+        one, two = words_of([PAD] * 20 + [WORD, *pieces(text)] + [PAD] * 40 + [WORD, *pieces("dog"), WORD])
+        assert (one.text, two.text) == (text, "dog")
+        assert one.end_s - one.start_s == near(max(longest, len(pieces(text)) * FRAME_S))
+
+
 def test_a_long_word_lasts_until_its_last_piece():
-    (word,) = words_of([PAD] * 20 + [WORD, *in_bytes("x" * 20)] + [PAD] * 30)
-    assert (word.text, word.start_s) == ("x" * 20, near(21 * FRAME_S - 0.5))
-    assert word.end_s == near(41 * FRAME_S - 0.5)
+    (word,) = words_of([PAD] * 20 + [WORD, *in_bytes("x" * 40)] + [PAD] * 40)
+    assert (word.text, word.start_s) == ("x" * 40, near(21 * FRAME_S - 0.5))
+    assert word.end_s == near(61 * FRAME_S - 0.5)
 
 
 def test_the_end_of_text_ends_a_word():

@@ -31,7 +31,9 @@ from earful.text.sentencepiece import SentencePiece
 CHUNK_FRAMES = 32  # the most frames that one call may encode; the rings have room for it
 TOP_K = 50  # ids that chance chooses from, as the published models do
 PROMPT_SILENCE_FRAMES = 10  # behind the audio of a prompt
-LONGEST_S = 1.0  # of a word that no other word ends: nothing tells how long it was
+WAIT_S = 1.0  # for the next word, before one is told that perhaps nothing ends
+# What a word lasts at the most that no other ends; of those in 20 hours of speech 3 in 100 are longer.
+LEAST_S, LETTER_S, DIGIT_S = 0.2, 0.07, 0.4
 LONGEST_WORD = 100  # in characters; more than any word has
 PAUSE_FROM = 0.5  # a probability
 
@@ -202,7 +204,8 @@ class KyutaiSttStream:
 
     def _read(self, token: int, memo: Memo) -> list[Event]:
         if token == self.config.pad_id:
-            return self._close(memo) if memo.word and self._spoken_s(memo) >= self._longest_s(memo) else []
+            told_s = max(memo.start_s + WAIT_S, self._latest_s(memo))
+            return self._close(memo) if memo.word and self._spoken_s(memo) >= told_s else []
         data = self.tokenizer.token_bytes(token)
         if not data:  # the frame before a word, or an id without a meaning here
             return self._close(memo)
@@ -221,7 +224,7 @@ class KyutaiSttStream:
         memo.started = True
         found: list[Event] = [Text(shown, self._within(heard / self.rate_hz, memo))] if shown else []
         for character in text:
-            if character.isspace() or len(memo.word) == LONGEST_WORD:
+            if not memo.open or character.isspace() or len(memo.word) == LONGEST_WORD:
                 found += self._close(memo)
                 memo.open, memo.start_s = True, self._spoken_s(memo)
             if not character.isspace():
@@ -232,19 +235,19 @@ class KyutaiSttStream:
         """When that was said which is written now; before the audio it is negative."""
         return (memo.position * self.hop - memo.silent) / self.rate_hz - self.config.delay_s
 
-    def _longest_s(self, memo: Memo) -> float:
+    def _latest_s(self, memo: Memo) -> float:
         """Where the word that is open ends at the latest."""
-        return max(memo.start_s + LONGEST_S, memo.written_s)
+        return max(memo.start_s + longest_s(memo.word), memo.written_s)
 
     def _within(self, time_s: float, memo: Memo) -> float:
         return min(max(time_s, 0.0), memo.limit_s)
 
     def _close(self, memo: Memo) -> list[Event]:
         """The word that is open ends here, or some time before."""
+        end_s = min(self._spoken_s(memo), self._latest_s(memo))
         word, memo.word, memo.open = memo.word, "", False
         if not word:
             return []
-        end_s = min(self._spoken_s(memo), self._longest_s(memo))
         return [Word(word, self._within(memo.start_s, memo), self._within(end_s, memo))]
 
     def _pauses(self, pauses: list[float], memo: Memo) -> list[Event]:
@@ -259,6 +262,11 @@ class KyutaiSttStream:
     def finish(self, memo: Memo) -> list[Event]:
         """What the end of the stream completes."""
         return self._text(memo.utf8.finish(), memo) + self._close(memo)
+
+
+def longest_s(word: str) -> float:
+    """What a word lasts at the most, by its letters: nothing in the ids tells it where no other word follows."""
+    return LEAST_S + sum(DIGIT_S if character.isdigit() else LETTER_S for character in word)
 
 
 def streams(model: KyutaiStt, tokenizer: Path) -> tuple[KyutaiSttStream, KyutaiSttStream]:
