@@ -85,7 +85,6 @@ def save_lora(model: KyutaiStt, found: Pairs, folder: str | Path, tokenizer: Pat
             tensors |= {stem + DOWN: torch.zeros(rank, columns), stem + UP: torch.zeros(rows, rank)}
     save_tensors(folder / f"{STEMS['lora_name']}.safetensors", tensors)
     document: Any = read_json(folder / "config.json")
-    rank = max(len(tensor) for name, tensor in tensors.items() if name.endswith(DOWN))
     lora = {"lora": True, "lora_name": f"{STEMS['lora_name']}.safetensors", "lora_rank": rank, "lora_scaling": SCALING}
     write_json(folder / "config.json", document | lora)
 
