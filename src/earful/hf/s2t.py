@@ -261,7 +261,7 @@ class Speech2TextForConditionalGeneration(_Held):
         features = input_features if inputs is None else inputs
         assert features is not None
         require_features(features, self.core.config)
-        asked = {"length_penalty": length_penalty, "early_stopping": early_stopping}
+        asked: dict[str, Any] = {"length_penalty": length_penalty, "early_stopping": early_stopping}
         asked |= {"beams": num_beams, "max_length": length_of(1, None, max_new_tokens, max_length)}
         usual = replace(self.core.config.decoding, beams=1) if do_sample else self.core.config.decoding
         sampling = sampling_of(do_sample, temperature, top_k, top_p)

@@ -187,8 +187,8 @@ class Speech2TextTokenizer(Tokenizer):
     @overload
     def convert_tokens_to_ids(self, tokens: str) -> int: ...
     @overload
-    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]: ...
-    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
+    def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]: ...
+    def convert_tokens_to_ids(self, tokens: str | list[str]) -> int | list[int]:
         """The id of a piece or of several, that of <unk> for what is none."""
         if isinstance(tokens, str):
             return self.core.vocabulary.get(tokens, UNK)

@@ -104,7 +104,7 @@ class Attention(nn.Module):
         rows = len(kv.keys)
         q = self.q(x).view(rows, -1, self.heads, x.shape[-1] // self.heads).transpose(1, 2)  # [U, H, n * T, K]
         drop = self.dropout if self.training else 0.0
-        if watch is heads is None:
+        if watch is None and heads is None:
             y = F.scaled_dot_product_attention(q, kv.keys, kv.values, attn_mask=mask, dropout_p=drop)
         else:
             weights = ((q * q.shape[-1] ** -0.5) @ kv.keys.transpose(-1, -2) + mask).softmax(-1)

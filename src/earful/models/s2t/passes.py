@@ -50,7 +50,8 @@ PLAIN = Ask()
 def encode(encoder: Encoder, features: Tensor, frames: Tensor | None, ask: Ask = PLAIN) -> Passed:
     """Features [B, F, bins] and how many frames of each are real [B], None for all."""
     x, mask, _ = encoder.enter(features, frames)
-    hidden, attentions = [], []
+    hidden: list[Tensor] = []
+    attentions: list[Tensor] = []
     for block, heads in zip(encoder.layers, per_layer(ask.heads, encoder), strict=True):
         hidden.append(x)
         if not left_out(encoder.config.encoder, encoder.training):
@@ -75,7 +76,9 @@ def decode(
     else:
         counted = torch.ones(embedded.shape[:2], dtype=torch.bool, device=embedded.device)
     x, view = decoder.enter(embedded, counted, state, real)
-    hidden, attentions, crosses = [], [], []
+    hidden: list[Tensor] = []
+    attentions: list[Tensor] = []
+    crosses: list[Tensor] = []
     watch = (attentions, crosses) if ask.attentions else (None, None)
     every_heads = zip(per_layer(ask.heads, decoder), per_layer(ask.cross_heads, decoder), strict=True)
     for i, (block, heads) in enumerate(zip(decoder.layers, every_heads, strict=True)):
