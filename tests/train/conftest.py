@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +41,9 @@ def write_tones(folder: Path, rate_hz: int, utterances: int) -> Path:
 def tones(tmp_path: Path) -> Path:
     """Twelve utterances at 4800 Hz, the rate of tiny codecs."""
     return write_tones(tmp_path / "tones", 4800, 12)
+
+
+@pytest.fixture
+def make_tones() -> Callable[[Path, int, int], Path]:
+    """`write_tones`: a folder, a rate, so many utterances."""
+    return write_tones

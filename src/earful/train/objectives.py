@@ -10,6 +10,7 @@ from earful.audio.mel import mel_filters
 from earful.models.kyutai_stt.model import KyutaiStt
 from earful.models.mimi.config import STEPS_PER_FRAME
 from earful.models.mimi.model import Mimi
+from earful.models.moshi.model import Moshi
 from earful.models.s2t.config import BOS, EOS
 from earful.models.s2t.model import Speech2Text
 from earful.models.voxtral.model import VoxtralRealtime
@@ -20,6 +21,7 @@ IGNORED = -100  # a label that costs nothing
 Z_WEIGHT = 1e-4  # keeps the logits' normaliser near zero, so that the text cannot drown the audio
 RESOLUTIONS = ((0.08, 80), (0.04, 64), (0.02, 40), (0.01, 20))  # windows in seconds, and mel bins
 QUIETEST = 2e-5  # of a mel band's amplitude: differences below are not heard
+CTC = 0.2  # beside the sounds, which are learned later where it counts more
 WAVE, COMMITMENT = 0.3, 0.25  # weights; phases that few bits cannot hold must not make the model fall silent
 
 
@@ -210,7 +212,50 @@ class S2tObjective(nn.Module):
             known = (heard.argmax(-1) == sounds).sum() / (sounds != IGNORED).sum().clamp(min=1)
             text = cross_entropy(logits, labels)
         parts = {"text": text, "ctc": ctc, "sound": sound, "words_accuracy": right, "phoneme_accuracy": known}
-        return smooth + auxiliary_weight * (sound + ctc), {name: part.detach() for name, part in parts.items()}
+        return smooth + auxiliary_weight * (sound + CTC * ctc), {name: part.detach() for name, part in parts.items()}
+
+
+class MoshiObjective(nn.Module):
+    """The loss on what Moshi writes and says; what is said to it is heard and not learned.
+
+    Source: Kyutai's moshi-finetune for the weighting.
+    """
+
+    weight: Tensor
+
+    def __init__(self, model: Moshi, pad_weight: float = 0.5, first_weight: float = 1.0) -> None:
+        """pad_weight: of frames without text; first_weight: of the first code of a frame, where others have 1."""
+        super().__init__()
+        self.temporal, self.depth = model.temporal, model.depth
+        self.whole = (model,)  # in a tuple its codec is no part of what is trained, and keeps its type
+        self.first_weight = first_weight
+        weight = torch.ones(model.config.temporal.text_vocab)
+        weight[[model.config.pad_id, model.config.end_pad_id]] = pad_weight
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise, and its parts.
+
+        ids: [B, channels, T] int64, text, own codes, the user's, frame by frame; -1 where nothing is known, which is
+        not asked for either. Text and codes are averaged apart, each over its own weights.
+        """
+        model = self.whole[0]
+        text_logits, code_logits = model(ids)  # [B, T, V], [B, T, Q, A]
+        heard = 1 + model.config.own
+        labels, start = model.delayed(ids)[:, :heard], model.start(len(ids))[:, :heard]
+        labels = labels.masked_fill((labels < 0) | (labels == start), IGNORED)  # [B, 1 + Q, T]
+        text, codes = labels[:, 0], labels[:, 1:].transpose(1, 2)
+        written = F.cross_entropy(text_logits.flatten(0, 1), text.flatten(), self.weight.float(), ignore_index=IGNORED)
+        each = F.cross_entropy(code_logits.flatten(0, 2), codes.flatten(), ignore_index=IGNORED, reduction="none")
+        counted = (codes != IGNORED).float()
+        counted[..., 0] *= self.first_weight
+        said = (each * counted.flatten()).sum() / counted.sum().clamp(min=1e-6)
+        with torch.no_grad():
+            spoken = (text != IGNORED) & (text != model.config.pad_id)
+            words = ((text_logits.argmax(-1) == text) & spoken).sum() / spoken.sum().clamp(min=1)
+            right = (code_logits.argmax(-1) == codes).sum() / (codes != IGNORED).sum().clamp(min=1)
+        parts = {"text": written.detach(), "codes": said.detach(), "words_accuracy": words, "codes_accuracy": right}
+        return written + said, parts
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

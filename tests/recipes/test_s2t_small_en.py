@@ -1,0 +1,35 @@
+"""The recipe of the small Speech2Text: its commands are ones that exist, and its sizes those of the network."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from earful.registry import FAMILIES
+from earful.train.s2t import PRESETS, S2tRun
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "s2t-small-en"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "dumb", "COLUMNS": "200"}
+
+
+def test_its_commands_take_their_options() -> None:
+    commands = (RECIPE / "run.sh").read_text() + (RECIPE / "README.md").read_text()
+    subprocess.run(["sh", "-n", RECIPE / "run.sh"], check=True)
+    trained = re.findall(r"^earful train .*(?:\\\n.*)*", commands, re.MULTILINE)
+    assert len(trained) == 2
+    help_command = [sys.executable, "-m", "earful", "train", "--help"]
+    shown = subprocess.run(help_command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stdout
+    for option in {option for command in trained for option in re.findall(r"--[a-z-]+", command)}:
+        assert f"{option} " in shown, option
+
+
+def test_its_page_has_the_size_of_the_network() -> None:
+    pieces = S2tRun("", [], Path(), 1).pieces
+    model = FAMILIES["s2t"].build(replace(PRESETS["s2t-small-en"], vocab=pieces))
+    count = sum(weight.numel() for weight in model.parameters())
+    assert f"| parameters | {count / 1e6:.1f} M" in (RECIPE / "README.md").read_text()
