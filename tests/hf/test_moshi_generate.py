@@ -241,6 +241,10 @@ def test_the_generation_config_counts_where_nothing_is_asked(folder, prompt, fre
     same(model.generate(**prompt, max_new_tokens=NEW, return_audio_codes=True), free)  # a temperature by another name
     model.generation_config = {}
     same(model.generate(**prompt, max_new_tokens=NEW, return_audio_codes=True), free)
+    torch.manual_seed(0)
+    model.generation_config = {"do_sample": True, "top_k": 0, "temperature": 1e3}  # of all ids alike
+    wild = model.generate(**prompt, max_new_tokens=60, num_return_sequences=4, return_audio_waveforms=False)
+    assert len(wild[:, 1 + FRAMES :].unique()) > 100
     model.generation_config = {"do_sample": "yes"}
     with pytest.raises(ValueError, match="generation_config.json: expected do_sample to be true or false"):
         model.generate(**prompt)

@@ -77,7 +77,7 @@ def choice_of(asked: Mapping[str, Any], settings: Fields) -> Choice:
     if do_sample:
         stored = {
             "temperature": said.number("temperature", 0, 1e3, said.number("temp", 0, 1e3, 1.0)),
-            "top_k": said.whole("top_k", 1, 1 << 20, 50),
+            "top_k": said.whole("top_k", 0, 1 << 20, 50) or 1 << 20,  # 0 is no limit
             "top_p": said.number("top_p", 0, 1, 1.0),
         }
         by = {name: stored[name] if value is None else value for name, value in by.items()}

@@ -120,7 +120,9 @@ def _view(stack: Stack, x: Tensor, state: State | None, ask: Ask) -> tuple[Rope,
             held = last - (last - entry) % capacity  # [B, entries looked at] as in View.ring
             seen = seen.gather(1, held.clamp(min=0))
     if seen is not None:
-        view = View(view.mask.masked_fill(~seen[:, None, None], float("-inf")), view.entries)
+        mask = view.mask.masked_fill(~seen[:, None, None], float("-inf"))
+        # What a step that sees nothing comes to is nobody's concern, but it must be a number: 0 times it is added up.
+        view = View(mask.masked_fill(mask.isneginf().all(-1, keepdim=True), 0.0), view.entries)
     positions = new if ask.positions is None else ask.positions
     return Rope.at(positions, c.head_dim, c.rope_base, x.dtype), view
 
