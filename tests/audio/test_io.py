@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earful.audio import io as audio_io
-from earful.audio.io import Limits, duration_hint, open_audio, read_audio, write_wav
+from earful.audio.io import Limits, duration_hint, open_audio, open_stereo, read_audio, write_wav
 from earful.errors import AudioError
 from tests.helpers import full_disk
 
@@ -564,3 +564,34 @@ def test_no_duration_hint(tmp_path):
     text.write_text("Not a sound here.\n" * 30)
     for nothing in (text, tmp_path / "none.wav", tmp_path, io.BytesIO(b"")):
         assert duration_hint(nothing) is None
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 24_000])
+@pytest.mark.parametrize("kind", ["a.flac", "a.opus"])
+def test_both_sides_of_a_recording(kind, rate_hz):
+    """Each as a recording of its own would be, resampled or not."""
+    rng = np.random.default_rng(0)
+    sides = np.rint(rng.uniform(-0.5, 0.5, (2, 16_000)) * 32768)
+    stereo = riff(sides.T.astype("<i2").tobytes(), 1, 16, channels=2)
+    both = np.concatenate(list(open_stereo(io.BytesIO(stereo), rate_hz)), axis=1)
+    for side, heard in zip(sides, both, strict=True):
+        alone = read_audio(io.BytesIO(riff(side.astype("<i2").tobytes(), 1, 16)), rate_hz)
+        np.testing.assert_array_equal(heard, alone)
+    content = encode(kind)
+    both = np.concatenate(list(open_stereo(io.BytesIO(content), rate_hz)), axis=1)
+    np.testing.assert_allclose(both.mean(0), read_audio(io.BytesIO(content), rate_hz), atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sides_that_are_not_two(channels):
+    content = riff(b"\0" * 6_000, 1, 16, channels=channels)
+    with pytest.raises(AudioError, match=f"audio: expected two channels, got {channels}"):
+        list(open_stereo(io.BytesIO(content), 16_000))
+
+
+def test_of_both_sides_everything_before_a_file_breaks_off():
+    content = riff(np.zeros(64_000, "<i2").tobytes(), 1, 16, channels=2)[:-60_000]
+    blocks: list[np.ndarray] = []
+    with pytest.raises(AudioError, match="expected a whole file, got one that breaks off"):
+        blocks.extend(open_stereo(io.BytesIO(content), 24_000))
+    assert sum(block.shape[1] for block in blocks) == (128_000 - 60_000) / 4 * 1.5

@@ -82,6 +82,49 @@ def test_what_is_not_ended_leaves_the_old_file(tmp_path, kind):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_growing_file_can_be_played_at_any_moment(tmp_path):
+    path = tmp_path / "out.wav"
+    write_wav(path, SAMPLES, 16_000)
+
+    def play_after_each_block():
+        heard = 0
+        with writing_wav(path, 16_000, growing=True) as write:
+            for block in BLOCKS:
+                write(block)
+                heard += len(block)
+                with wave.open(str(path)) as file:
+                    assert file.getnframes() == heard
+                    assert len(file.readframes(heard + 1)) == 2 * heard
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        play_after_each_block()
+    write_wav(tmp_path / "whole.wav", SAMPLES, 16_000)
+    assert path.read_bytes() == (tmp_path / "whole.wav").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("growing", [False, True])
+@pytest.mark.parametrize("promised", [None, 1_500])
+def test_two_channels(tmp_path, promised, growing):
+    path, both = tmp_path / "out.wav", SAMPLES.reshape(2, 1_500)
+    with writing_wav(path, 16_000, promised, channels=2, growing=growing) as write:
+        for block in np.split(both, [0, 1, 700], axis=1):
+            write(block)
+    with wave.open(str(path)) as file:
+        assert file.getparams()[:4] == (2, 2, 16_000, 1_500)
+        levels = np.frombuffer(file.readframes(1_500), "<i2").reshape(1_500, 2).T
+    np.testing.assert_array_equal(levels, np.rint(both * 32768))
+
+
+def test_another_number_of_channels(tmp_path):
+    with (
+        pytest.raises(AudioError, match=r"out.wav: expected samples of 2 channels, got 3"),
+        writing_wav(tmp_path / "out.wav", 16_000, channels=2) as write,
+    ):
+        write(SAMPLES.reshape(3, 1_000))
+
+
 def test_a_disk_that_fills_up_later(tmp_path):
     path = tmp_path / "out.wav"
     with (

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from earful.audio.io import write_wav
+from earful.audio.wav import writing_wav
 from earful.testing import write_tiny
 
 RATE_HZ = 4_800  # of tiny codecs
@@ -68,13 +69,45 @@ def test_low_rank_changes_in_a_file_of_their_own(earful, train, tones, tmp_path)
     assert earful("transcribe", tones.parent / "a.wav", "--model", model).code == 0
 
 
+def test_a_voice_from_a_dialogue(earful, tmp_path):
+    rng = np.random.default_rng(0)
+    with writing_wav(tmp_path / "a.wav", RATE_HZ, channels=2) as write:
+        write(0.2 * rng.standard_normal((2, 2 * RATE_HZ)).astype(np.float32))
+    (tmp_path / "a.json").write_text(json.dumps({"alignments": [["dog", [0.3, 0.6], "SPEAKER_MAIN"]]}))
+    (tmp_path / "data.jsonl").write_text(json.dumps({"path": "a.wav", "duration": 2.0}) + "\n")
+    start = write_tiny("moshi", path=tmp_path / "start")
+    options = ["--codes", tmp_path / "codes", "--first-weight", 100, "--lora", 2, "--checkpointing"]
+    common = [
+        "--steps",
+        2,
+        "--batch",
+        2,
+        "--seconds",
+        0.8,
+        "--workers",
+        0,
+        "--start",
+        start,
+        "--output",
+        tmp_path / "run",
+    ]
+    ran = earful("train", tmp_path / "data.jsonl", "--family", "moshi", *common, *options)
+    model = tmp_path / "run" / "model"
+    assert (ran.code, ran.out, ran.err) == (0, f"{model}\n", "")
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "codes").glob("*.npy"))) == 1
+    target = tmp_path / "answer.wav"
+    assert earful("talk", "--from", tmp_path / "a.wav", "--to", target, "--model", model).code == 0
+
+
 @pytest.mark.parametrize(
     "family, options, message",
     [
-        ("s3t", [], "expected one of voxtral, kyutai_stt, mimi, got 's3t'"),
+        ("s3t", [], "expected one of voxtral, kyutai_stt, mimi, s2t, moshi, got 's3t'"),
         ("mimi", ["--lora", "2"], "--lora: expected no such option for mimi, got one"),
         ("mimi", ["--dtype", "bfloat16"], "--dtype: expected no such option for mimi, got one"),
         ("kyutai_stt", ["--delay", "3=1"], "--delay: expected no such option for kyutai_stt, got one"),
+        ("moshi", [], "--audio: expected no such option for moshi, got one"),
         ("voxtral", ["--pad-weight", "1"], "--pad-weight: expected no such option for voxtral, got one"),
     ],
 )

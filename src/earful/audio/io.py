@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +22,7 @@ from earful.audio.wav import write_wav as write_wav
 from earful.errors import AudioError
 
 Source = str | Path | BinaryIO
+Mix = Callable[[Samples], Samples]
 
 # What the binding of libav raises on a bad file: mostly FFmpegError, and plain errors where it trips over itself.
 DECODER_ERRORS = (av.FFmpegError, ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, ValueError)
@@ -63,24 +64,35 @@ def open_audio(source: Source, rate_hz: int, limits: Limits = NO_LIMITS) -> Iter
     exceeds the limits on the way, everything up to there is yielded before AudioError says at which second. MP3, Ogg
     and raw files do not tell their length: cut, they only end. Damaged packets between good ones are passed over.
     """
+    for block in _open(source, rate_hz, limits, _mean):
+        yield block[0]
+
+
+def open_stereo(source: Source, rate_hz: int, limits: Limits = NO_LIMITS) -> Iterator[Samples]:
+    """The same of a file with two channels, both of them: float32 [2, N], left and right.
+
+    Raises AudioError for another number of channels too.
+    """
+    yield from _open(source, rate_hz, limits, _both)
+
+
+def _open(source: Source, rate_hz: int, limits: Limits, mix: Mix) -> Iterator[Samples]:
+    """Blocks [rows, N] of what `mix` makes of the channels."""
     name = _name_of(source)
     with _reading(source, name) as reader, _container(reader, name) as container:
         if not container.streams.audio:
             raise AudioError(f"{name}: expected an audio stream, got a file without one ({container.format.name})")
-        resampler = None
+        resamplers: list[Resampler] = []
         try:
-            for from_hz, samples in _blocks(container, reader, limits):
-                if resampler is None or from_hz != resampler.from_hz:
-                    if resampler is not None:
-                        yield from _if_any(resampler.finish())
-                    resampler = Resampler(from_hz, rate_hz)
-                yield from _if_any(resampler.feed(samples))
+            for from_hz, samples in _blocks(container, reader, limits, mix):
+                if not resamplers or from_hz != resamplers[0].from_hz:
+                    yield from _if_any([resampler.finish() for resampler in resamplers])
+                    resamplers = [Resampler(from_hz, rate_hz) for _ in samples]
+                yield from _if_any([r.feed(row) for r, row in zip(resamplers, samples, strict=True)])
         except AudioError as error:
-            if resampler is not None:
-                yield from _if_any(resampler.finish())
+            yield from _if_any([resampler.finish() for resampler in resamplers])
             raise AudioError(f"{name}: {error}") from None
-        if resampler is not None:
-            yield from _if_any(resampler.finish())
+        yield from _if_any([resampler.finish() for resampler in resamplers])
 
 
 def read_audio(source: Source, rate_hz: int, limits: Limits = NO_LIMITS) -> Samples:
@@ -240,8 +252,8 @@ def _container(reader: _Reader, name: str) -> Iterator[InputContainer]:
         yield container
 
 
-def _blocks(container: InputContainer, reader: _Reader, limits: Limits) -> Iterator[tuple[int, Samples]]:
-    """Rate and mono samples of each decoded frame, then the error if the file broke off or a limit was passed."""
+def _blocks(container: InputContainer, reader: _Reader, limits: Limits, mix: Mix) -> Iterator[tuple[int, Samples]]:
+    """Rate and mixed samples of each decoded frame, then the error if the file broke off or a limit was passed."""
     counts: Counter[int] = Counter()  # samples at each rate: a sum of seconds would pass a limit by its rounding
     seconds = end_s = 0.0
     size = 0
@@ -255,8 +267,9 @@ def _blocks(container: InputContainer, reader: _Reader, limits: Limits) -> Itera
             raise AudioError(f"expected a rate of {limits.min_rate_hz} to {limits.max_rate_hz} Hz, got {rate_hz} Hz")
         if channels > limits.max_channels:
             raise AudioError(f"expected at most {limits.max_channels} channels, got {channels}")
-        samples, frame_size = _mono(frame, channels)
-        counts[rate_hz] += len(samples)
+        samples, frame_size = _channels(frame, channels)
+        samples = mix(samples)
+        counts[rate_hz] += samples.shape[1]
         seconds = sum(count / hz for hz, count in counts.items())
         size += frame_size
         if limits.max_s is not None and seconds > limits.max_s:
@@ -264,7 +277,7 @@ def _blocks(container: InputContainer, reader: _Reader, limits: Limits) -> Itera
         if limits.max_bytes is not None and size > limits.max_bytes:
             raise AudioError(f"expected at most {limits.max_bytes} bytes of decoded audio, got more")
         if frame.pts is not None and frame.time_base is not None:
-            end_s = float(frame.pts * frame.time_base) + len(samples) / rate_hz
+            end_s = float(frame.pts * frame.time_base) + samples.shape[1] / rate_hz
         yield rate_hz, samples
     reader.check()
     if not seconds:
@@ -303,8 +316,21 @@ def _frames(container: InputContainer, reader: _Reader) -> Iterator[av.AudioFram
         yield None
 
 
-def _mono(frame: av.AudioFrame, channels: int) -> tuple[Samples, int]:
-    """The average of a frame's channels [N], and the bytes that the frame took."""
+def _mean(samples: Samples) -> Samples:
+    """[C, N] -> [1, N]."""
+    with np.errstate(over="ignore", invalid="ignore"):  # the resampler refuses what is not finite
+        mixed: Samples = samples.mean(axis=0, dtype=np.float32, keepdims=True)
+    return mixed
+
+
+def _both(samples: Samples) -> Samples:
+    if len(samples) != 2:
+        raise AudioError(f"expected two channels, got {len(samples)}")
+    return samples
+
+
+def _channels(frame: av.AudioFrame, channels: int) -> tuple[Samples, int]:
+    """A frame's channels [C, N], and the bytes that it took."""
     name = frame.format.name.removesuffix("p")
     if name not in FORMATS:
         raise AudioError(f"expected samples of {', '.join(FORMATS)}, got {name}")
@@ -316,8 +342,7 @@ def _mono(frame: av.AudioFrame, channels: int) -> tuple[Samples, int]:
     if not frame.format.is_planar:
         samples = samples.reshape(-1, channels).T
     with np.errstate(over="ignore", invalid="ignore"):  # the resampler refuses what is not finite
-        scaled = (samples.astype(np.float32) - np.float32(silence)) / np.float32(full_scale)
-        return scaled.mean(axis=0, dtype=np.float32), samples.nbytes
+        return (samples.astype(np.float32) - np.float32(silence)) / np.float32(full_scale), samples.nbytes
 
 
 def _promised_s(container: InputContainer) -> float:
@@ -341,6 +366,6 @@ def _promised_size(head: bytes) -> int:
     return 8 + size - 1 if 0 < size < UNKNOWN_SIZE else 0  # less the padding byte that some count but leave out
 
 
-def _if_any(samples: Samples) -> Iterator[Samples]:
-    if len(samples):
-        yield samples
+def _if_any(rows: list[Samples]) -> Iterator[Samples]:
+    if rows and len(rows[0]):
+        yield np.stack(rows)

@@ -20,39 +20,58 @@ HEADER_BYTES = 44
 
 @contextmanager
 def writing_wav(
-    target: str | Path | BinaryIO, rate_hz: int, samples: int | None = None
+    target: str | Path | BinaryIO,
+    rate_hz: int,
+    samples: int | None = None,
+    channels: int = 1,
+    growing: bool = False,
 ) -> Iterator[Callable[[Samples], None]]:
-    """What writes mono samples, float32 [N] with full scale at 1, as the nearest of 65536 levels, clipped.
+    """What writes samples, float32 [N] with full scale at 1, as the nearest of 65536 levels, clipped.
 
     target: a path, whose file is replaced when the block ends well, or a binary file object such as a pipe, which is
-    left open. samples: how many will come, where that is known: a pipe begins with their number.
-    Raises AudioError where the samples are not mono float, or the file cannot be written; BrokenPipeError as it comes.
+    left open. samples: how many will come, where that is known: a pipe begins with their number. channels: with more
+    than one, [channels, N] are written. growing: the file has its name from the beginning and can be played at any
+    moment, whatever becomes of the writer.
+    Raises AudioError where the samples are not float of that shape, or the file cannot be written; BrokenPipeError as
+    it comes.
     """
     name = str(target) if isinstance(target, str | Path) else str(getattr(target, "name", "a file"))
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
         raise AudioError(f"{name}: expected a rate of {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, got {rate_hz} Hz")
-    promised = UNKNOWN_SIZE if samples is None else 2 * samples
-    written = 0
-    with _replacing(target, name) as file:
+    promised = UNKNOWN_SIZE if samples is None else 2 * channels * samples
+    written, told = 0, promised
+    with _replacing(target, name, growing) as file:
 
         def put(data: bytes) -> None:
             with _reported(name):
                 file.write(data)
 
+        def settle() -> None:
+            """The header says what there is."""
+            nonlocal told
+            with _reported(name):
+                file.flush()
+                if written != told and file.seekable():
+                    file.seek(0)
+                    file.write(_header(rate_hz, written, channels))
+                    file.seek(HEADER_BYTES + written)
+                    told = written
+                file.flush()
+
         def write(samples: Samples) -> None:
             nonlocal written
-            levels = np.minimum(np.rint(np.clip(as_samples(samples), -1, 1) * 32768), 32767).astype("<i2")
+            rows = [as_samples(row) for row in (samples if channels > 1 else [samples])]
+            if len(rows) != channels:
+                raise AudioError(f"{name}: expected samples of {channels} channels, got {len(rows)}")
+            levels = np.minimum(np.rint(np.clip(np.stack(rows, axis=1), -1, 1) * 32768), 32767).astype("<i2")
             put(levels.tobytes())
             written += levels.nbytes
+            if growing:
+                settle()
 
-        put(_header(rate_hz, promised))
+        put(_header(rate_hz, promised, channels))
         yield write
-        with _reported(name):
-            if written != promised and file.seekable():
-                file.seek(0)
-                file.write(_header(rate_hz, written))
-                file.seek(HEADER_BYTES + written)
-            file.flush()
+        settle()
 
 
 def write_wav(path: str | Path, samples: Samples, rate_hz: int) -> None:
@@ -65,21 +84,21 @@ def write_wav(path: str | Path, samples: Samples, rate_hz: int) -> None:
         write(samples)
 
 
-def _header(rate_hz: int, size: int) -> bytes:
+def _header(rate_hz: int, size: int, channels: int) -> bytes:
     """The 44 bytes before so many bytes of samples; a size that RIFF has no room for is one that is not known."""
     size, whole = (size, size + HEADER_BYTES - 8) if size < UNKNOWN_SIZE - HEADER_BYTES else (0xFFFFFFFF, 0xFFFFFFFF)
-    kind = struct.pack("<IHHIIHH", 16, 1, 1, rate_hz, 2 * rate_hz, 2, 16)  # PCM, one channel
+    kind = struct.pack("<IHHIIHH", 16, 1, channels, rate_hz, 2 * channels * rate_hz, 2 * channels, 16)  # PCM
     return b"RIFF" + struct.pack("<I", whole) + b"WAVEfmt " + kind + b"data" + struct.pack("<I", size)
 
 
 @contextmanager
-def _replacing(target: str | Path | BinaryIO, name: str) -> Iterator[BinaryIO]:
-    """The file to write to; that of a path is a new one, which takes its place when the block ends well."""
+def _replacing(target: str | Path | BinaryIO, name: str, at_once: bool) -> Iterator[BinaryIO]:
+    """The file to write to; that of a path is a new one, which takes its place when the block ends well, or at once."""
     if not isinstance(target, str | Path):
         yield target
         return
     part = path = Path(target)
-    if path.is_file() or not path.exists():  # a device or a pipe is written to, not replaced
+    if not at_once and (path.is_file() or not path.exists()):  # a device or a pipe is written to, not replaced
         part = path.with_name(f".{path.name}.part")
     with _reported(name):
         file = part.open("wb")

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command()(train)
 
 
-FAMILIES = ("voxtral", "kyutai_stt", "mimi", "s2t")
+FAMILIES = ("voxtral", "kyutai_stt", "mimi", "s2t", "moshi")
 
 
 def train(
@@ -64,13 +64,22 @@ def train(
         int | None, typer.Option(min=1, help="How often the corpus is mixed and encoded (kyutai_stt).")
     ] = None,
     pad_weight: Annotated[
-        float | None, typer.Option(min=0, help="Of frames without text in the loss (kyutai_stt).")
+        float | None, typer.Option(min=0, help="Of frames without text in the loss (kyutai_stt, moshi).")
+    ] = None,
+    first_weight: Annotated[
+        float | None, typer.Option(min=0, help="Of the first code of a frame in the loss (moshi).")
     ] = None,
     lora: Annotated[
-        int | None, typer.Option(min=1, help="Learn changes of this rank, not all weights (kyutai_stt).")
+        int | None, typer.Option(min=1, help="Learn changes of this rank, not all weights (kyutai_stt, moshi).")
     ] = None,
     merge: Annotated[
         bool | None, typer.Option("--merge/--no-merge", help="Whether such changes become part of the weights.")
+    ] = None,
+    checkpointing: Annotated[
+        bool | None, typer.Option("--checkpointing", help="Keep less of a step in memory, compute more (moshi).")
+    ] = None,
+    codes: Annotated[
+        Path | None, typer.Option(help="Where the codes of recordings are kept, to share them (kyutai_stt, moshi).")
     ] = None,
     audio: Annotated[Path | None, typer.Option(help="Where decoded audio is kept, to share it between runs.")] = None,
     matrix_rate: Annotated[float | None, typer.Option(help="Learning rate of the matrices inside the blocks.")] = None,
@@ -92,6 +101,7 @@ def train(
         "tokenizer": tokenizer, "codec": codec, "batch": batch, "seconds": seconds, "delays": delays or None,
         "delay_s": delay_s, "clean": clean, "hidden": hidden, "versions": versions, "pad_weight": pad_weight,
         "pieces": pieces, "languages": languages, "smoothing": smoothing, "recipe": recipe,
+        "first_weight": first_weight, "checkpointing": checkpointing, "codes": codes,
         "lora": lora, "merge": merge, "matrix_rate": matrix_rate, "other_rate": other_rate,
         "dtype": getattr(torch, dtype) if dtype else None, "audio": audio,
     }  # fmt: skip
@@ -126,6 +136,7 @@ def _run(family: str, given: dict[str, Any], **always: Any) -> tuple[Any, Callab
     """What to do and what does it; options that are not given are as the family has them."""
     from earful.train.kyutai_stt import KyutaiSttRun, train_kyutai_stt
     from earful.train.mimi import MimiRun, train_mimi
+    from earful.train.moshi import MoshiRun, train_moshi
     from earful.train.run import Run, train_run
     from earful.train.s2t import S2tRun, train_s2t
 
@@ -134,6 +145,7 @@ def _run(family: str, given: dict[str, Any], **always: Any) -> tuple[Any, Callab
         "kyutai_stt": (KyutaiSttRun, train_kyutai_stt),
         "mimi": (MimiRun, train_mimi),
         "s2t": (S2tRun, train_s2t),
+        "moshi": (MoshiRun, train_moshi),
     }
     kind, function = kinds[family]
     foreign = sorted(given.keys() - {field.name for field in fields(kind)})

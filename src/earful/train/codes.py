@@ -92,7 +92,7 @@ def build_codes(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     index = _read_index(folder)
-    about = {"codec": _checksum(codec), "corpus": _corpus_checksum(mixer), "recipe": vars(recipe)}
+    about = {"codec": checksum(codec), "corpus": _corpus_checksum(mixer), "recipe": vars(recipe)}
     for name, value in about.items():
         if index.setdefault(name, value) != value:
             raise ValueError(f"expected codes made with this {name} in {folder}, got others: build a new folder")
@@ -183,7 +183,7 @@ def _part(folder: Path, number: int, kind: str) -> Path:
     return folder / f"part-{number:05d}.{kind}"
 
 
-def _checksum(codec: Mimi) -> str:
+def checksum(codec: Mimi) -> str:
     """Of what decides the codes; the way back is left out."""
     whole = hashlib.sha256(repr(codec.config).encode())
     for name, tensor in sorted(codec.state_dict().items()):

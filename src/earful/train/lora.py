@@ -21,6 +21,7 @@ from earful.checkpoint.files import open_weights, save_tensors, write_json
 from earful.checkpoint.table import RopePairs
 from earful.models.kyutai_stt.model import KyutaiStt
 from earful.models.moshi.config_kyutai import STEMS
+from earful.models.moshi.model import Moshi
 
 SCALING = 2
 TARGETS = ["q", "k", "v", "o", "gate", "up", "down"]  # every matrix inside a block
@@ -31,6 +32,12 @@ FUSED = {
     "gating.linear_in": ("mlp.gate", "mlp.up"),
     "gating.linear_out": ("mlp.down",),
 }
+FUSED_DEPTH = {  # of each code
+    "self_attn.in_projs.{}": ("attn.{}.q", "attn.{}.k", "attn.{}.v"),
+    "self_attn.out_projs.{}": ("attn.{}.o",),
+    "gating.{}.linear_in": ("mlp.{}.gate", "mlp.{}.up"),
+    "gating.{}.linear_out": ("mlp.{}.down",),
+}
 # Matrices outside of blocks.
 UNCHANGED = re.compile(r"(text_linear|(extra_heads|depformer_in|linears)\.\d+|.+\.low_rank)\.weight")
 
@@ -38,14 +45,14 @@ Pairs = dict[str, tuple[Tensor, Tensor]]  # the narrow matrices [rank, in] and [
 
 
 class Lora:
-    """Changes of a transformer, which is frozen, in place, but for these; they begin as none."""
+    """Changes of transformers, which are frozen, in place, but for these; they begin as none."""
 
-    def __init__(self, temporal: nn.Module, rank: int, seed: int = 0) -> None:
+    def __init__(self, network: nn.Module, rank: int, seed: int = 0) -> None:
         from peft import LoraConfig, LoraModel
 
         torch.manual_seed(seed)
         settings = LoraConfig(r=rank, lora_alpha=SCALING * rank, target_modules=TARGETS, lora_dropout=0.0)
-        self._held = LoraModel(temporal, settings, "default")
+        self._held = LoraModel(network, settings, "default")
 
     def pairs(self) -> Pairs:
         """A copy of the changes, without `SCALING`."""
@@ -65,7 +72,7 @@ class Lora:
         self._held.unload()
 
 
-def save_lora(model: KyutaiStt, found: Pairs, folder: str | Path, tokenizer: Path) -> None:
+def save_lora(model: KyutaiStt | Moshi, found: Pairs, folder: str | Path, tokenizer: Path) -> None:
     """Write a model in Kyutai's layout with its changes in a file of their own, lora.safetensors.
 
     model: with plain matrices, without the changes. Raises CheckpointError when it cannot.
@@ -89,13 +96,26 @@ def save_lora(model: KyutaiStt, found: Pairs, folder: str | Path, tokenizer: Pat
     write_json(folder / "config.json", document | lora)
 
 
-def _kyutai_names(model: KyutaiStt, found: Pairs) -> Iterator[tuple[str, Tensor]]:
-    rotary = RopePairs(model.config.temporal.heads)
+def _kyutai_names(model: KyutaiStt | Moshi, found: Pairs) -> Iterator[tuple[str, Tensor]]:
+    rotary, here = RopePairs(model.config.temporal.heads), "temporal." if isinstance(model, Moshi) else ""
     for layer in range(model.config.temporal.layers):
         for there, names in FUSED.items():
-            pairs = [found[f"layers.{layer}.{name}"] for name in names]
-            turned = [name.endswith((".q", ".k")) for name in names]
-            ups = [rotary.save([up])[0] if turn else up for turn, (_, up) in zip(turned, pairs, strict=True)]
-            stem = f"transformer.layers.{layer}.{there}"
-            yield stem + DOWN, torch.cat([down for down, _ in pairs])  # [parts * rank, in]
-            yield stem + UP, torch.block_diag(*ups)  # [sum of out, parts * rank]
+            pairs = {name: found[f"{here}layers.{layer}.{name}"] for name in names}
+            turned = [
+                (down, rotary.save([up])[0] if name.endswith((".q", ".k")) else up)
+                for name, (down, up) in pairs.items()
+            ]
+            yield from _fused(f"transformer.layers.{layer}.{there}", turned)
+    if not isinstance(model, Moshi):
+        return
+    for layer in range(model.config.depth.layers):
+        for code in range(model.config.depth.weight_sets):
+            for there, names in FUSED_DEPTH.items():
+                found_here = [found[f"depth.layers.{layer}.{name.format(code)}"] for name in names]
+                yield from _fused(f"depformer.layers.{layer}.{there.format(code)}", found_here)
+
+
+def _fused(stem: str, pairs: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The changes of matrices that lie one below the other as those of one."""
+    yield stem + DOWN, torch.cat([down for down, _ in pairs])  # [parts * rank, in]
+    yield stem + UP, torch.block_diag(*(up for _, up in pairs))  # [sum of out, parts * rank]

@@ -129,6 +129,8 @@ CURVES = {
     "commitment": "commitment loss",
     "sound_accuracy": "sounds (share of steps)",
     "codes_used": "codes used (share)",
+    "codes": "loss of codes (nats per code)",
+    "codes_accuracy": "codes (share)",
 }
 
 
