@@ -104,7 +104,7 @@ def test_a_sound_system_that_is_broken(sound):
 
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    message = r"expected sounddevice to reach the microphone, got: .*: pip install 'earful\[mic\]'"
+    message = r"expected sounddevice to reach microphones and speakers, got: .*: pip install 'earful\[mic\]'"
     with pytest.raises(AudioError, match=message):
         microphones()
     with pytest.raises(AudioError, match=message), microphone(16_000):

@@ -24,7 +24,7 @@ def microphone(
     device: a name or a number of sounddevice's; None is the system's choice. Raises AudioError when sounddevice is not
     installed, there is no such device, or the listener falls far behind.
     """
-    sounddevice = _sounddevice()
+    sounddevice = sound_library()
     waiting: queue.Queue[npt.NDArray[np.float32]] = queue.Queue(WAITING_BLOCKS)
     lost = False
 
@@ -59,7 +59,7 @@ def microphone(
 
 def microphones() -> list[str]:
     """The names of the devices that can record; empty where there is none. Raises AudioError without sounddevice."""
-    sounddevice = _sounddevice()
+    sounddevice = sound_library()
     try:
         devices = sounddevice.query_devices()
     except sounddevice.PortAudioError as error:
@@ -67,10 +67,11 @@ def microphones() -> list[str]:
     return [device["name"] for device in devices if device["max_input_channels"] > 0]
 
 
-def _sounddevice() -> Any:
+def sound_library() -> Any:
+    """The library that reaches sound devices; raises AudioError where there is none."""
     try:
         import sounddevice
     except (ImportError, OSError) as error:  # OSError: it is there, but PortAudio is not
         hint = "pip install 'earful[mic]'" if isinstance(error, ImportError) else "install PortAudio (libportaudio2)"
-        raise AudioError(f"expected sounddevice to reach the microphone, got: {error}: {hint}") from error
+        raise AudioError(f"expected sounddevice to reach microphones and speakers, got: {error}: {hint}") from error
     return sounddevice

@@ -128,10 +128,10 @@ def _without_interrupts(kind: type[BaseException], error: BaseException, trace: 
 
 def _register() -> None:
     """Add the commands, once; here because importing them takes seconds, in which Ctrl-C may come."""
-    from earful.cli import codec, evaluate, files, listen, models, training, translate
+    from earful.cli import codec, evaluate, files, listen, models, talk, training, translate
 
     if not app.registered_commands:
-        for module in (files, translate, listen, codec, models, training, evaluate):
+        for module in (files, translate, listen, talk, codec, models, training, evaluate):
             module.register(app)
 
 

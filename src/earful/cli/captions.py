@@ -21,6 +21,18 @@ METER = "▁▂▃▄▅▆▇█"
 Samples = npt.NDArray[np.float32]
 
 
+def loudness_db(block: Samples) -> float:
+    """Of a block, full scale being 0."""
+    power = float(np.mean(np.square(block, dtype=np.float64))) if len(block) else 0.0
+    return max(FLOOR_DB, float(10 * np.log10(power + 1e-12)))
+
+
+def bars(level_db: float) -> str:
+    """A level meter."""
+    share = (level_db - FLOOR_DB) / -FLOOR_DB
+    return "".join(bar if number / len(METER) < share else " " for number, bar in enumerate(METER))
+
+
 class Captions:
     """What is said in a session and how it stands; of lines that are done it remembers nothing."""
 
@@ -36,8 +48,7 @@ class Captions:
         """Count a block of audio. elapsed_s: since the session began, by the clock."""
         self.heard_s += len(block) / rate_hz
         self.elapsed_s = elapsed_s
-        power = float(np.mean(np.square(block, dtype=np.float64))) if len(block) else 0.0
-        self.level_db = max(FLOOR_DB, 10 * np.log10(power + 1e-12))
+        self.level_db = loudness_db(block)
         while self.arrivals and self.arrivals[0][0] < self.heard_s - FRESH_S:
             self.arrivals.popleft()
 
@@ -57,10 +68,8 @@ class Captions:
         text = self.growing.text.strip()
         settled = max(0, len(text) - sum(count for _, count in self.arrivals))
         said = Styled(text[:settled]) + Styled(text[settled:], style="bold cyan")
-        share = (self.level_db - FLOOR_DB) / -FLOOR_DB
-        bars = "".join(bar if number / len(METER) < share else " " for number, bar in enumerate(METER))
         minutes, seconds = divmod(int(self.heard_s), 60)
-        state = [f"{bars} {minutes:02}:{seconds:02}", self.model]
+        state = [f"{bars(self.level_db)} {minutes:02}:{seconds:02}", self.model]
         if self.delay_s is not None:
             state.append(f"delay {self.delay_s * 1000:.0f} ms")
         if self.fast:
