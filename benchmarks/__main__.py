@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import checkpoint, floor, kyutai_stt, s2t
+from benchmarks import checkpoint, floor, kyutai_stt, moshi, s2t
 from benchmarks.report import Json, markdown
 from earful.api import BUILTIN
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("earful", "transformers")
-FAMILIES = ("voxtral", "kyutai_stt", "s2t")
+FAMILIES = ("voxtral", "kyutai_stt", "s2t", "moshi")
 
 
 def arguments() -> argparse.Namespace:
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, folder: Path) -> Json:
         "versions": {name: version(name) for name in ("torch", "transformers", "moshi")},
         "bandwidth": floor.bandwidth(2**22, 1) if options.quick else floor.bandwidth(),
     }
-    for family, run_it in zip(FAMILIES, (run_voxtral, run_kyutai_stt, run_s2t), strict=True):
+    for family, run_it in zip(FAMILIES, (run_voxtral, run_kyutai_stt, run_s2t, run_moshi), strict=True):
         if options.only in (None, family):
             found[family] = run_it(options, folder / family)
     return found
@@ -81,6 +81,11 @@ def run_s2t(options: argparse.Namespace, folder: Path) -> Json:
         s2t.write_checkpoint(size, folder / size)
         found[size] = {name: measure(options, name, size, folder / size, module="benchmarks.s2t") for name in LIBRARIES}
     return found
+
+
+def run_moshi(options: argparse.Namespace, folder: Path) -> Json:
+    size = moshi.TINY if options.quick else moshi.HALF
+    return {size: {name: measure(options, name, size, module="benchmarks.moshi") for name in moshi.SUBJECTS}}
 
 
 def run_voxtral(options: argparse.Namespace, folder: Path) -> Json:

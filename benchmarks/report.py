@@ -22,6 +22,8 @@ def markdown(found: Json) -> str:
         lines += ["", f"{same_ids(found['kyutai_stt']['same_ids'])} in all three, in float32 at a tiny size."]
     for size, speed in found.get("s2t", {}).items():
         lines += ["", *s2t(size, speed)]
+    for size, speed in found.get("moshi", {}).items():
+        lines += ["", *moshi(size, speed, found), "", *moshi_cards(speed["earful"]["cards"])]
     return "\n".join(lines)
 
 
@@ -80,8 +82,42 @@ def s2t(size: str, speed: Json) -> Iterable[str]:
             yield f"{row(f'{heard}, {search}', pair, '{:.2f}')} {equal} |"
 
 
-def plural(streams: str) -> str:
-    return "1 stream" if streams == "1" else f"{streams} streams"
+def moshi(size: str, speed: Json, found: Json) -> Iterable[str]:
+    """What a tick of Moshi takes both libraries."""
+    ours, theirs = speed["earful"], speed["moshi"]
+    yield f"| Moshi {size}, random weights: ms per tick of 80 ms | earful | moshi | earful beside reading once |"
+    yield "| --- | --- | --- | --- |"
+    parts = {"temporal": "over time, bfloat16", "depth": "over the codes, bfloat16", "codec": "codec, float32"}
+    read = ours["weight_bytes"]
+    for part, words in {"tick": "whole, from samples to samples", **parts}.items():
+        floor_ms = 1e3 * (read[part] if part in read else sum(read.values())) / found["bandwidth"]
+        for sessions, step in ours[part].items():
+            our_ms, their_ms = step["median_ms"], theirs[part][sessions]["median_ms"]
+            beside = f"{our_ms / floor_ms:.1f} × {floor_ms:.1f} ms"
+            cells = f"{our_ms:.1f} | {their_ms:.1f} ({their_ms / our_ms:.1f} ×) | {beside}"
+            yield f"| {words}, {plural(sessions, 'session')} | {cells} |"
+    state = [f"{of['tick']['1']['state_bytes'] / 1e6:.1f}" for of in (ours, theirs)]
+    yield f"| MB of state of a session | {' | '.join(state)} | |"
+
+
+def moshi_cards(cards: Json) -> Iterable[str]:
+    """What reading alone takes on machines that are not here."""
+    size = cards["bytes"]
+    yield (
+        f"Moshiko whole in bfloat16 has {size['model'] / 1e9:.1f} GB. "
+        f"A tick reads {size['weights'] / 1e9:.1f} GB of it, and of each session {size['session'] / 1e9:.2f} GB once "
+        "its window is full. That alone, by the makers' bandwidths:"
+    )
+    yield ""
+    counts = list(next(iter(cards["ms"].values())))
+    yield f"| estimate: ms per tick | {' | '.join(plural(count, 'session') for count in counts)} |"
+    yield f"| --- | {' | '.join('---' for _ in counts)} |"
+    for card, by_count in cards["ms"].items():
+        yield f"| {card} | {' | '.join(f'{by_count[count]:.1f}' for count in counts)} |"
+
+
+def plural(count: str, what: str = "stream") -> str:
+    return f"1 {what}" if count == "1" else f"{count} {what}s"
 
 
 def same_ids(first: int) -> str:

@@ -29,5 +29,9 @@ def test_quick_run() -> None:
         "× | 1 of 1 |",
         "× | 8 of 8 |",
         "× | 32 of 32 |",
+        "| whole, from samples to samples, 4 sessions |",
+        "| over the codes, bfloat16, 1 session |",
+        "Moshiko whole in bfloat16 has 15.7 GB. A tick reads 15.",
+        "| H100 SXM | 4.",
     ):
         assert line in done.stdout
