@@ -1,12 +1,16 @@
 """The depth model and the whole network beside Kyutai's moshi, live, on random tiny models."""
 
+import json
+
 import pytest
 import torch
 
 from earful.checkpoint import table
+from earful.checkpoint.files import save_tensors
 from earful.models.moshi.config import MOSHI_7B
 from earful.models.moshi.layouts import kyutai_depth_rows, kyutai_rows
 from earful.models.moshi.model import Moshi
+from earful.registry import load_model, save_model
 from tests.models.moshi.models import as_moshi, random_model
 
 TOLERANCE = 1e-4  # sums of float32 in another order; logits are of order 1
@@ -73,3 +77,34 @@ def test_the_published_size():
     assert shapes["depformer.layers.0.gating.7.linear_in.weight"] == (5632, 1024)
     assert shapes["depformer_emb.6.weight"] == (2049, 1024)
     assert "depformer_emb.7.weight" not in shapes
+
+
+@torch.no_grad()
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_low_rank_changes_are_merged_as_theirs_are(seed, tmp_path):
+    """Of every matrix, those of the depth model set by set; they also read the folder that we write."""
+    from moshi.models import loaders
+    from moshi.utils.compile import no_compile
+
+    model, ids = random_model(seed), random_ids(random_model(seed), seed)
+    save_model(model, tmp_path, "kyutai")
+    config = json.loads((tmp_path / "config.json").read_text())
+    arguments = {key: value for key, value in config.items() if not key.endswith(("_name", "model_type"))}
+    weights, changes = tmp_path / "model.safetensors", tmp_path / "lora.safetensors"
+    theirs = loaders.get_moshi_lm(weights, arguments, dtype=torch.float32)
+    theirs = loaders.get_lora_moshi(theirs, None, 3, 1.7, torch.float32, fuse_lora=False)
+    named = {key: torch.randn_like(w) * 0.1 for key, w in theirs.state_dict().items() if "lora_" in key}
+    assert any("depformer.layers.0.self_attn.in_projs.1.lora_A" in key for key in named)
+    save_tensors(changes, named)
+    lora = {"lora": True, "lora_rank": 3, "lora_scaling": 1.7}
+    theirs = loaders.get_moshi_lm(weights, arguments | lora, dtype=torch.float32, lora_weights=changes, fuse_lora=True)
+    (tmp_path / "config.json").write_text(json.dumps(config | lora | {"lora_name": changes.name}))
+    merged, _ = load_model(tmp_path)
+    with no_compile():
+        found = theirs(ids)
+    text, depth = merged(ids)
+    torch.testing.assert_close(text, found.text_logits[:, 0], rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(depth[:, :, 0], found.logits[:, 0], rtol=0, atol=TOLERANCE)
+    assert (depth - model(ids)[1]).abs().max() > 0.05
