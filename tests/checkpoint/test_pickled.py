@@ -100,6 +100,12 @@ def test_settings_of_fairseq(tmp_path, kind, where):
     }
 
 
+def test_settings_are_short(tmp_path, kind):
+    given = argparse.Namespace(a="a" * 1000, b="b" * 1001)
+    found = listing(written(tmp_path / "a.pt", {"model": {"a": torch.ones(2)}, "args": given}, kind))
+    assert found["settings"] == {"a": "a" * 1000}
+
+
 @given(st.data())
 @settings(max_examples=25)
 def test_any_views_of_any_storages(tmp_path_factory, data):
@@ -368,18 +374,18 @@ FORGED = {
     "fewer numbers than there are": (tensor(Storage(count=5), shape=(5,)), "20|5"),
     "sizes beyond the storage": (tensor(shape=(7,)), "expected a tensor within 6 numbers"),
     "a huge size": (tensor(shape=(1 << 47,)), "expected a tensor within 6 numbers"),
-    "a size beyond any": (tensor(shape=(1 << 60,)), "expected sizes"),
+    "a size beyond any": (tensor(shape=(1 << 60,)), "expected up to 8 sizes"),
     "a product beyond any": (tensor(shape=(1 << 40,) * 8, strides=(1,) * 8), "expected a tensor within 6 numbers"),
     "an offset beyond the storage": (tensor(offset=1), "expected a tensor within 6 numbers"),
     "an offset before it": (tensor(offset=-1, shape=(1,)), "expected an offset"),
-    "a negative size": (tensor(shape=(-6,)), "expected sizes"),
-    "a flag for a size": (tensor(shape=(True,)), "expected sizes"),
-    "a text for a size": (tensor(shape=("6",)), "expected sizes"),
+    "a negative size": (tensor(shape=(-6,)), "expected up to 8 sizes"),
+    "a flag for a size": (tensor(shape=(True,)), "expected up to 8 sizes"),
+    "a text for a size": (tensor(shape=("6",)), "expected up to 8 sizes"),
     "one number many times": (tensor(shape=(1 << 30,), strides=(0,)), "expected a tensor within 6 numbers"),
     "one number a few times": (tensor(shape=(6,), strides=(0,)), "whose rows lie in order"),
     "columns for rows": (tensor(shape=(2, 3), strides=(1, 2)), "whose rows lie in order"),
     "many sizes": (tensor(shape=(1,) * 9, strides=(1,) * 9), "expected up to 8 sizes"),
-    "a stride too few": (tensor(shape=(2, 3), strides=(3,)), "expected up to 8 sizes with a stride each"),
+    "a stride too few": (tensor(shape=(2, 3), strides=(3,)), "expected a stride for each size"),
     "a storage that is not there": (tensor(Storage(key="1")), "'archive/data/1'|storages"),
     "a storage outside": (tensor(Storage(key="../../x")), "'archive/data/../../x'|storages"),
     "a part of a storage": (tensor(Storage(more=(("0", 1, 2),))), "expected whole storages"),
@@ -434,6 +440,9 @@ def test_what_takes_for_ever_is_refused(tmp_path, kind, monkeypatch):
         listing(file_of(tmp_path / "a.bin", {deep: 1}, kind))
     with pytest.raises(Refused, match="expected tensors by name"):
         listing(file_of(tmp_path / "a.bin", {"a": deep}, kind, {}))
+    nested = code(Call("argparse", "Namespace", ())) + code({"x": deep}) + b"b"
+    with pytest.raises(Refused, match=r"expected tensors by name, got a namespace for 'a'"):
+        listing(file_of(tmp_path / "a.bin", {"a": nested}, kind, {}))  # its text would be 2^100 long
     monkeypatch.setattr(unpickle, "MAX_INSTRUCTIONS", 500)
     with pytest.raises(Refused, match="expected at most 500 instructions, got more"):
         listing(file_of(tmp_path / "a.bin", [b"N"] * 600, kind))

@@ -30,6 +30,7 @@ MAX_SIZE = 1 << 48
 MAX_DIMS = 8
 MAX_BITS = 128
 MOST_VIEWS = 4  # all tensors together may be so many times as large as the file
+MAX_TEXT = 1000  # of a setting
 SETTINGS = (str, int, float, bool, type(None))
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # files of PyTorch up to 1.5 begin with this number and the next, each pickled
@@ -54,16 +55,23 @@ class Refused(Exception):
     """A file that is not what it should be; the message says *expected* and *got*."""
 
 
-@dataclass(frozen=True)
-class Name:
+class Made:
+    """What instructions make beside Python's own values; messages say only what it is, whatever it holds."""
+
+    def __repr__(self) -> str:
+        return f"a {type(self).__name__.lower()}"
+
+
+@dataclass(frozen=True, repr=False)
+class Name(Made):
     """A name of `KNOWN` that the file mentions; `make` is what stands here for calling it."""
 
     text: str
     make: Callable[[tuple[Any, ...]], Any] | None = None
 
 
-@dataclass(frozen=True)
-class Storage:
+@dataclass(frozen=True, repr=False)
+class Storage(Made):
     """A run of numbers: which one, of what type, and how many."""
 
     key: str
@@ -72,8 +80,8 @@ class Storage:
     count: int
 
 
-@dataclass(frozen=True)
-class Tensor:
+@dataclass(frozen=True, repr=False)
+class Tensor(Made):
     """Numbers of a storage that lie one behind the other."""
 
     storage: Storage
@@ -81,15 +89,16 @@ class Tensor:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Namespace:
+@dataclass(frozen=True, repr=False)
+class Namespace(Made):
     """Settings, as `argparse` keeps them."""
 
     values: dict[Any, Any] = field(default_factory=dict)
 
 
-def _sizes(values: object, what: str) -> tuple[int, ...]:
-    if not isinstance(values, (tuple, list)) or not all(type(v) is int and 0 <= v < MAX_SIZE for v in values):
+def _sizes(values: Any, what: str) -> tuple[int, ...]:
+    few = isinstance(values, (tuple, list)) and len(values) <= MAX_DIMS
+    if not few or not all(type(v) is int and 0 <= v < MAX_SIZE for v in values):
         raise Refused(f"expected {what}, got {shown(values)}")
     return tuple(values)
 
@@ -100,9 +109,10 @@ def _tensor(arguments: tuple[Any, ...]) -> Tensor:
         raise Refused(f"expected a tensor of a storage, got {shown(arguments)}")
     storage = arguments[0]
     (offset,) = _sizes(arguments[1:2], "an offset")
-    shape, strides = _sizes(arguments[2], "sizes"), _sizes(arguments[3], "strides")
-    if len(shape) > MAX_DIMS or len(strides) != len(shape):
-        raise Refused(f"expected up to {MAX_DIMS} sizes with a stride each, got {shown(shape)} and {shown(strides)}")
+    sizes = f"up to {MAX_DIMS} sizes"
+    shape, strides = _sizes(arguments[2], sizes), _sizes(arguments[3], "as many strides")
+    if len(strides) != len(shape):
+        raise Refused(f"expected a stride for each size, got {shown(shape)} and {shown(strides)}")
     count = math.prod(shape)
     if offset + count > storage.count:
         raise Refused(f"expected a tensor within {storage.count} numbers, got {shown(shape)} from {offset} on")
@@ -133,7 +143,7 @@ def _namespace(arguments: tuple[Any, ...]) -> Namespace:
 
 
 def _shape(arguments: tuple[Any, ...]) -> tuple[int, ...]:
-    return _sizes(arguments[0] if len(arguments) == 1 else None, "sizes")
+    return _sizes(arguments[0] if len(arguments) == 1 else None, f"up to {MAX_DIMS} sizes")
 
 
 KNOWN = {
@@ -345,7 +355,11 @@ def contents(found: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise Refused(f"expected tensors by name, got {shown(tensor)} for {shown(name)}")
-    return tensors, {key: value for key, value in settings.items() if type(key) is str and type(value) in SETTINGS}
+    return tensors, {key: value for key, value in settings.items() if type(key) is str and _is_setting(value)}
+
+
+def _is_setting(value: object) -> bool:
+    return type(value) in SETTINGS and not (isinstance(value, str) and len(value) > MAX_TEXT)
 
 
 def _read_zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, int]]:
