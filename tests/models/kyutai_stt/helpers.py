@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -124,3 +125,14 @@ def stable(family: KyutaiSttStream, samples: np.ndarray) -> bool:
     noise = torch.randn(whole.shape, generator=torch.Generator().manual_seed(0)) * 1e-5
     first = family.model.hear(whole)
     return all(torch.equal(first, family.model.hear(whole + sign * noise)) for sign in (1, -1))
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    document = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(document))
+
+
+def assert_same(model: torch.nn.Module, again: torch.nn.Module, **tolerance: float) -> None:
+    """Vectors of the codec are sums over usage in a file, which costs their last bit."""
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, **(tolerance or {"rtol": 1e-6, "atol": 1e-7}))
