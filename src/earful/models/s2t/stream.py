@@ -26,6 +26,7 @@ from earful.models.s2t.align import word_edges
 from earful.models.s2t.config import EOS, START, S2tConfig
 from earful.models.s2t.model import Memory, Speech2Text
 from earful.models.s2t.processor import S2tText, hear
+from earful.nn.linear import pack
 
 HOP_S = 0.1  # audio is handed on in these steps
 CHUNK = 10
@@ -174,6 +175,15 @@ def _shared(words: Sequence[str], piece: Piece) -> list[tuple[float, float]]:
 
 
 def streams(model: Speech2Text, tokenizer: Path) -> tuple[S2tStream, S2tStream]:
-    """The family for whole files and for live audio, which are the same."""
+    """The family for whole files and for live audio, which are the same.
+
+    The model is one for inference from here on: see `pack`.
+    """
+    decoder = model.decoder
+    if decoder.head is None:  # a layer like others
+        vocab, dim = decoder.embed.weight.shape
+        decoder.head = torch.nn.Linear(dim, vocab, bias=False, device="meta")
+        decoder.head.weight = decoder.embed.weight
+    pack(model)
     family = S2tStream(model, S2tText.from_file(tokenizer, model.config.text))
     return family, family
