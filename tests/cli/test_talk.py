@@ -273,6 +273,7 @@ def test_bad_input_is_one_line(earful, folder, said, tmp_path, options, message)
     options = [tmp_path if option == "FOLDER" else option for option in options]
     common = ["--model", folder, "--from", said, "--to", tmp_path / "a.wav"]
     one_line(earful("talk", *common, *options), message)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_models_that_do_not_talk(earful, tiny, said, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ class Speaker:
         self.rate_hz = rate_hz
         self._waiting: deque[Samples] = deque()
         self._count = 0  # samples in it
+        self._lock = Lock()  # the sound library takes in a thread of its own
 
     @property
     def waiting_s(self) -> float:
@@ -29,20 +31,22 @@ class Speaker:
 
     def play(self, samples: Samples) -> None:
         """samples: float32 [N], played behind what waits."""
-        self._waiting.append(samples)
-        self._count += len(samples)
+        with self._lock:
+            self._waiting.append(samples)
+            self._count += len(samples)
 
     def take(self, count: int) -> Samples:
         """The next samples, [count], and silence behind them where there are fewer."""
         taken, free = np.zeros(count, np.float32), 0
-        while self._waiting and free < count:
-            block = self._waiting.popleft()
-            part = block[: count - free]
-            taken[free : free + len(part)] = part
-            free += len(part)
-            if len(part) < len(block):
-                self._waiting.appendleft(block[len(part) :])
-        self._count -= free
+        with self._lock:
+            while self._waiting and free < count:
+                block = self._waiting.popleft()
+                part = block[: count - free]
+                taken[free : free + len(part)] = part
+                free += len(part)
+                if len(part) < len(block):
+                    self._waiting.appendleft(block[len(part) :])
+            self._count -= free
         return taken
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -33,6 +34,7 @@ from earful.stream.session import Session
 from earful.stream.transcript import SEGMENT_WIDTH
 
 ADVICE = "use headphones: a loudspeaker makes the model hear itself"
+BLOCK_S = 0.08
 MOSHI = "kyutai/moshiko-pytorch-bf16"
 DEFAULT = Chance()
 
@@ -77,18 +79,26 @@ def talk(
 ) -> None:
     """Talk with a model at the microphone, or let it answer a file. Ctrl-C ends it; what is written so far is whole."""
     check(source, target, stereo)
+    prepare(None if transcript is None else str(transcript))
     chance = Chance(temperature, top_k, text_temperature, text_top_k, seed)
     loaded = open_talker(model, device, dtype)
     conditions = dict(_named(item) for item in condition or [])
     session = loaded.stream(chance=chance, prompt=prompt, conditions=conditions, guidance=guidance)
     with ExitStack() as stack:
+        player: Speaker | None = None
+        if source is not None:
+            blocks = begun(open_audio(sys.stdin.buffer if source == "-" else source, loaded.rate_hz))
+        else:
+            player = stack.enter_context(speaker(loaded.rate_hz, device_out))
+            blocks = stack.enter_context(microphone(loaded.rate_hz, BLOCK_S, device_in))
+        # Only now, when there is something to hear, are old files written over.
         write: Callable[[Samples], None] = lambda samples: None  # noqa: E731
         if target is not None:
             file = sys.stdout.buffer if target == "-" else target
             write = stack.enter_context(writing_wav(file, loaded.rate_hz, channels=1 + stereo, growing=True))
         lines = stack.enter_context(transcript.open("w", encoding="utf-8") if transcript else nullcontext())
         talked = Conversation(session, Path(model).name, write, stereo, lines, quiet=target == "-")
-        code = talked.with_file(source) if source is not None else talked.aloud(device_in, device_out)
+        code = talked.with_file(source, blocks) if source is not None else talked.aloud(player, blocks)
     raise typer.Exit(code)
 
 
@@ -142,14 +152,14 @@ class Conversation:
         self._heard = np.zeros(0, np.float32)  # and not yet answered
         self._whole = True  # the session is between two steps
 
-    def with_file(self, source: str) -> int:
-        """Answer a file; returns the exit code. Raises AudioError once everything before it is written."""
+    def with_file(self, source: str, blocks: Iterator[Samples]) -> int:
+        """Answer the blocks of a file; returns the exit code. Raises AudioError once what came before is written."""
         rate_hz, broken = self.session.rate_hz, None
         with progress_bar() as progress:
             known = source != "-" and sys.stderr.isatty()
             bar = progress.add_task(Path(shown(source)).name, total=duration_hint(source) if known else None)
             try:
-                for block in pieces(open_audio(sys.stdin.buffer if source == "-" else source, rate_hz), rate_hz):
+                for block in pieces(blocks, rate_hz):
                     self.hear(block, 0.0, self.print_lines)
                     progress.update(bar, completed=self.session.heard_s)
             except AudioError as error:
@@ -163,14 +173,11 @@ class Conversation:
             raise broken
         return 0
 
-    def aloud(self, device_in: str | None, device_out: str | None) -> int:
+    def aloud(self, player: Speaker | None, blocks: Iterator[Samples]) -> int:
         """Talk at the microphone until Ctrl-C; returns the exit code."""
-        rate_hz, block_s = self.session.rate_hz, 0.08
-        with ExitStack() as stack:
-            self.speaker = stack.enter_context(speaker(rate_hz, device_out))
-            blocks = stack.enter_context(microphone(rate_hz, block_s, device_in))
-            print(f"earful: {ADVICE}; Ctrl-C ends", file=sys.stderr)
-            show = stack.enter_context(self._display())
+        self.speaker = player
+        print(f"earful: {ADVICE}; Ctrl-C ends", file=sys.stderr)
+        with self._display() as show:
             began = time.monotonic()
             try:
                 for block in blocks:
@@ -277,9 +284,14 @@ class Lines:
         return [line for part in done if (line := " ".join(part.split()))]
 
 
+def begun(blocks: Iterator[Samples]) -> Iterator[Samples]:
+    """The same blocks, the first of which is there: what raises for a source that cannot be read, does so here."""
+    return chain([block for block in [next(blocks, None)] if block is not None], blocks)
+
+
 def pieces(blocks: Iterator[Samples], rate_hz: int) -> Iterator[Samples]:
     """The same in parts of 80 ms at most, so that Ctrl-C need not wait for long."""
-    step = round(0.08 * rate_hz)
+    step = round(BLOCK_S * rate_hz)
     for block in blocks:
         for start in range(0, len(block), step):
             yield block[start : start + step]
