@@ -44,7 +44,7 @@ class View:
 
     @classmethod
     def blocks(cls, steps: int, window: int, dtype: torch.dtype, device: torch.device) -> View:
-        """Of a whole signal that is longer than the window: the same as `whole`, without the work for what is masked."""
+        """Of a whole signal longer than the window: the same as `whole`, without the work for what is masked."""
         size = math.ceil(window / 2 / ALIGNED) * ALIGNED
         before = math.ceil((window - 1) / size) * size
         query = torch.arange(math.ceil(steps / size) * size, device=device).view(-1, size, 1)  # [N, S, 1]
@@ -94,7 +94,7 @@ class Sizes(Protocol):
 
 
 def step_view(x: Tensor, state: Stack | None, c: Sizes) -> tuple[Rope, View]:
-    """The rotation and the mask of one call, for all layers of a stack. x: [B, T, D], without a state a whole signal."""
+    """The rotation and the mask of one call, for all layers of a stack. x: [B, T, D]; without a state, all of it."""
     steps = x.shape[1]
     positions = torch.arange(steps, device=x.device)[None]  # [1, T]
     if state is None:
@@ -129,7 +129,8 @@ def in_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     q = F.pad(q, (0, 0, 0, missing)).unflatten(2, (count, size)).unflatten(1, (-1, groups))  # [B, G, groups, N, S, K]
     q = q.transpose(2, 3).flatten(3, 4)  # the queries that share a key stand as further steps
     y = products(q, seen(k), seen(v), mask.repeat(1, groups, 1)).unflatten(3, (groups, size))
-    return y.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :, : count * size - missing]
+    joined: Tensor = y.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return joined[:, :, : count * size - missing]
 
 
 class Attention(nn.Module):
