@@ -32,6 +32,6 @@ def test_quick_run() -> None:
         "| whole, from samples to samples, 4 sessions |",
         "| over the codes, bfloat16, 1 session |",
         "Moshiko whole in bfloat16 has 15.7 GB. A tick reads 15.",
-        "| H100 SXM | 4.",
+        "| H100 SXM | 5.0 |",
     ):
         assert line in done.stdout
