@@ -9,7 +9,7 @@ import pytest
 
 from earful.audio.io import write_wav
 from earful.audio.wav import writing_wav
-from earful.testing import write_tiny
+from earful.testing import tiny_s2t, write_tiny
 
 RATE_HZ = 4_800  # of tiny codecs
 
@@ -67,6 +67,35 @@ def test_low_rank_changes_in_a_file_of_their_own(earful, train, tones, tmp_path)
     model = tmp_path / "run-kyutai_stt" / "model"
     assert (model / "lora.safetensors").is_file()
     assert earful("transcribe", tones.parent / "a.wav", "--model", model).code == 0
+
+
+def test_utterances_in_another_language(earful, tmp_path, monkeypatch):
+    from earful.train import s2t
+
+    config = tiny_s2t(tmp_path)[0].config
+    monkeypatch.setitem(s2t.PRESETS, "s2t-small-en", config)
+    samples = (0.3 * np.sin(np.arange(16_000) / 3)).astype(np.float32)
+    write_wav(tmp_path / "a.wav", samples, 16_000)
+    row = {"audio": "a.wav", "start": 0, "duration": 1.0, "text": "guten tag", "language": "de", "words": []}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    options = [
+        "--start",
+        "s2t-small-en",
+        "--languages",
+        "mustc",
+        "--pieces",
+        24,
+        "--smoothing",
+        0.2,
+        "--recipe",
+        "published",
+    ]
+    common = ["--steps", 2, "--batch", 2, "--seconds", 1.5, "--workers", 0, "--output", tmp_path / "run"]
+    ran = earful("train", tmp_path / "manifest.jsonl", "--family", "s2t", *common, *options)
+    model = tmp_path / "run" / "model"
+    assert (ran.code, ran.out, ran.err) == (0, f"{model}\n", "")
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert earful("translate", tmp_path / "a.wav", "--to", "de", "--model", model).code == 0
 
 
 def test_a_voice_from_a_dialogue(earful, tmp_path):

@@ -182,6 +182,17 @@ def test_audio_at_another_rate_is_refused(made: Examples) -> None:
         Examples(made.mixer, made.config, made.text, 1, 2.0, 0.5)
 
 
+def test_languages_that_do_not_fit(made: Examples, tmp_path: Path) -> None:
+    made.mixer.corpus.utterances[3] = replace(made.mixer.corpus.utterances[3], language=None)
+    with pytest.raises(ValueError, match=r"expected a language of pt, .*, de in each row, got None"):
+        Examples(made.mixer, made.config, made.text, 1, 2.0, 0.5)
+    run = S2tRun("s2t-small-en", [], tmp_path / "run", 1, languages="all")
+    with pytest.raises(ValueError, match=r"expected languages of mustc, got all"):
+        train_s2t(run)
+    with pytest.raises(ValueError, match=r"expected languages of none for a checkpoint, which has its own, got mustc"):
+        train_s2t(replace(run, start="folder", languages="mustc"))
+
+
 def test_a_cache_keeps_the_language_and_files_without_one_stay_as_they_were(
     tmp_path: Path, made: Examples, make_tones: MakeTones
 ) -> None:

@@ -131,6 +131,9 @@ def schedule_of(run: S2tRun) -> Schedule:
 def _start(run: S2tRun) -> tuple[Speech2Text, Corpus, Path]:
     """The network to train in float32, what it learns from, and its tokenizer's file."""
     audio = run.audio or run.folder / "audio"
+    if run.languages is not None and (run.start not in PRESETS or run.languages not in LANGUAGES):
+        expected = " or ".join(LANGUAGES) if run.start in PRESETS else "none for a checkpoint, which has its own"
+        raise ValueError(f"expected languages of {expected}, got {run.languages}")
     if run.start in PRESETS:
         corpus = build_cache(run.manifests, audio, PRESETS[run.start].audio.rate_hz)
         tokenizer = run.tokenizer or run.folder / "tokenizer.model"
@@ -172,7 +175,8 @@ class Examples:
     """Batches of mixed utterances; number `index` of the stream `seed` is always the same.
 
     All examples of a batch are about as long, and the next batch's are of another length, so that hardly anything is
-    padding. Raises ValueError for audio at another rate than the model's.
+    padding. Raises ValueError for audio at another rate than the model's, and for a model of several languages where
+    an utterance is in none of them.
     """
 
     def __init__(
@@ -180,6 +184,10 @@ class Examples:
     ) -> None:
         if mixer.corpus.rate_hz != config.audio.rate_hz:
             raise ValueError(f"expected a corpus at {config.audio.rate_hz} Hz, got one at {mixer.corpus.rate_hz} Hz")
+        others = {str(utterance.language) for utterance in mixer.corpus.utterances} - text.language_ids.keys()
+        if text.language_ids and others:
+            known = ", ".join(text.language_ids)
+            raise ValueError(f"expected a language of {known} in each row, got {', '.join(sorted(others))}")
         self.mixer, self.config, self.text, self.clean = mixer, config, text, clean
         self.total_s = batch * seconds
         shortest = float(np.quantile([utterance.duration_s for utterance in mixer.corpus.utterances], SHORTEST))

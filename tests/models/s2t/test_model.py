@@ -3,6 +3,7 @@ import torch
 
 from earful.models.s2t.config import PAD, START
 from earful.models.s2t.model import GROWTH, sinusoids
+from earful.models.s2t.stream import streams
 from earful.testing import tiny_s2t
 
 
@@ -64,6 +65,35 @@ def test_alone_in_a_batch(model):
         torch.testing.assert_close(together[row, : count - 1], convolved[0, :-1], rtol=0, atol=5e-5)
         differ += int((together[row, count - 1] - convolved[0, -1]).abs().max() > 1e-3)
     assert differ >= 2
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("shortest", [0, 1, 20])
+def test_cpus_hear_each_utterance_by_itself_as_the_batch_does(model, alone, shortest):
+    """Also where one is nearly as long as the longest, so that its padding ends early; no frame counts as all."""
+    features, lengths = batch(rows=6, frames=53)
+    lengths[1:4] = torch.tensor([52, 49, shortest])
+    features = features * (torch.arange(53) < lengths[:, None])[:, :, None]
+    ids = some_ids(model, 6, 5)
+    together = model.hear(features, lengths, alone)  # gradients are wanted of whole batches
+    with torch.inference_mode():
+        single = model.hear(features, lengths, alone)
+        assert torch.equal(single.mask, together.mask)
+        for ours, theirs in zip(single.layers, together.layers, strict=True):
+            heard = (single.mask == 0)[:, 0, 0, :, None]
+            torch.testing.assert_close(ours.keys * heard[:, None], theirs.keys * heard[:, None], rtol=0, atol=2e-5)
+        torch.testing.assert_close(model.decoder(ids, single), model.decoder(ids, together), rtol=0, atol=2e-4)
+
+
+@torch.inference_mode()
+def test_packed_it_says_the_same(tmp_path):
+    model = tiny_s2t(tmp_path, changes={"decoding": {"beams": 2}})[0].eval()
+    features, lengths = batch()
+    ids = some_ids(model, 3, 6)
+    before = model(features, lengths, ids)
+    streams(model, tmp_path / "sentencepiece.bpe.model")
+    assert not any(isinstance(module, torch.nn.Linear) for module in model.modules())
+    torch.testing.assert_close(model(features, lengths, ids), before, rtol=0, atol=5e-5)
 
 
 @torch.inference_mode()
