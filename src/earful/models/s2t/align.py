@@ -2,8 +2,7 @@
 
 The text is read once more, and what each of its ids looked at is laid out so that ids follow each other in time. So
 they do in transcripts; the words of a translation may stand in another order than what they are for.
-Source: attention as an alignment (Bahdanau et al. 2015), its heads brought to one scale as in Whisper (Radford et al.
-2022); the best path as in Viterbi's algorithm.
+Source: attention as an alignment (Bahdanau et al. 2015); the best path as in Viterbi's algorithm.
 """
 
 from __future__ import annotations
@@ -36,14 +35,12 @@ def word_edges(
 
 
 def glances(model: Speech2Text, memory: Memory, row: int, ids: Sequence[int]) -> Scores:
-    """How much more than other ids each one looked at each step: [T, S], the mean over heads of the upper layers."""
+    """How much each id looked at each step: [T, S], the mean over the heads of the upper half of the layers."""
     alone = select(memory, torch.tensor([row], device=memory.mask.device))
     crosses: list[Tensor] = []
     model.decoder(torch.tensor([[START, *ids[:-1]]], device=memory.mask.device), alone, watch=(None, crosses))
-    upper = torch.cat([weights[0].float() for weights in crosses[len(crosses) // 2 :]])  # [heads, T, S]
-    upper = upper[:, :, alone.mask.flatten() == 0]
-    spread = upper.std(1, correction=0, keepdim=True)
-    return ((upper - upper.mean(1, keepdim=True)) / spread.clamp(min=1e-6)).mean(0).cpu().numpy()
+    upper = torch.stack([weights[0].float().mean(0) for weights in crosses[len(crosses) // 2 :]])  # [layers, T, S]
+    return upper.mean(0)[:, alone.mask.flatten() == 0].cpu().numpy()
 
 
 def boundaries(scores: Scores) -> list[float]:
