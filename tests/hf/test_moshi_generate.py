@@ -86,21 +86,40 @@ def test_unconditional_inputs_are_no_inputs(model):
         assert four.audio_sequences.shape == (4, 1, (NEW - 1) * FRAME)
 
 
-def test_what_is_written_and_said_is_what_the_forward_pass_says(model, prompt, free):
+def assert_rescored(model, prompt, output):
     """Behind the prompt the user is silent; scored as in training, each id is the likeliest."""
+    delays = model.core.config.delays[1 : 1 + Q]
     silence = model.audio_encoder.encode(torch.zeros(1, 1, FRAME), num_quantizers=Q).audio_codes
-    count = FRAMES + NEW - 1
-    user = torch.cat([prompt["user_audio_codes"], silence.expand(2, -1, NEW - 1)], dim=-1)
-    text = free.sequences[:, 1 : 1 + count]
+    codes, count = output.audio_codes, FRAMES + NEW - max(delays)
+    assert codes.shape[-1] == count
+    text = output.sequences[:, 1 : 1 + count]
+    user = torch.cat([prompt["user_audio_codes"], silence.expand(2, -1, count - FRAMES)], dim=-1)
     with torch.no_grad():
-        output = model(
-            text, user_audio_codes=user, moshi_audio_codes=free.audio_codes, text_labels=text,
-            audio_labels=free.audio_codes,
-        )  # fmt: skip
-    assert torch.equal(output.logits[:, FRAMES:].argmax(-1), text[:, FRAMES:])
-    said = output.audio_logits.unflatten(0, (2, count)).argmax(-1)  # [B, T, Q]
-    assert torch.equal(said[:, FRAMES:, 0], free.audio_codes[:, 0, FRAMES:])
-    assert torch.equal(said[:, FRAMES + 1 :, 1:].transpose(1, 2), free.audio_codes[:, 1:, FRAMES:-1])
+        scored = model(
+            text, user_audio_codes=user, moshi_audio_codes=codes, text_labels=text, audio_labels=codes, use_cache=False
+        )
+    assert torch.equal(scored.logits[:, FRAMES:].argmax(-1), text[:, FRAMES:])
+    said = scored.audio_logits.unflatten(0, (2, count)).argmax(-1)  # [B, T, Q]
+    for k, delay in enumerate(delays):
+        assert torch.equal(said[:, FRAMES + delay :, k], codes[:, k, FRAMES : count - delay])
+
+
+def test_what_is_written_and_said_is_what_the_forward_pass_says(model, prompt, free):
+    assert_rescored(model, prompt, free)
+
+
+def test_other_delays_and_weights_that_codes_share(prompt, tmp_path):
+    """As Kyutai's layout can say, and Hugging Face's cannot."""
+    changes = {"model": {"delays": (0, 0, 2, 1, 0, 2, 2)}, "depth": {"schedule": (0, 1, 1)}}
+    model = Model.from_pretrained(write_tiny("moshi", "kyutai", path=tmp_path / "kyutai", **changes))
+    output = model.generate(**prompt, max_new_tokens=NEW, **GREEDY)
+    assert torch.equal(output.audio_codes[..., :FRAMES], prompt["moshi_audio_codes"])
+    assert_rescored(model, prompt, output)
+    assert torch.equal(
+        model.generate(**prompt, max_new_tokens=1, **GREEDY).audio_codes, prompt["moshi_audio_codes"]
+    )  # nothing new is whole
+    with pytest.raises(earful.CheckpointError, match="expected"):
+        model.save_pretrained(tmp_path / "hf")
 
 
 def test_a_start_among_the_inputs(model, prompt, free):

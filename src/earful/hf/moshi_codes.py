@@ -66,22 +66,31 @@ def attention_weights(attention: DepthAttention, x: Tensor, kv: list[Tensor]) ->
 
 
 class CodeWriter:
-    """As `lockstep.Writer` wants one: the codes of N frames, `beams` rows for each."""
+    """As `lockstep.Writer` wants one: the codes of N frames, `beams` rows for each; given: see `codes_of`."""
 
-    def __init__(self, core: Depth, hidden: Tensor, text: Tensor, beams: int = 1) -> None:
+    def __init__(self, core: Depth, hidden: Tensor, text: Tensor, given: Tensor, beams: int = 1) -> None:
         self.core, self.hidden = core, hidden.repeat_interleave(beams, 0)
+        self.given = torch.cat([text[:, None], given], dim=1).repeat_interleave(beams, 0)  # [R, 1 + codebooks]
         self.state = DepthCache.empty(core)
         self.take(text.repeat_interleave(beams, 0), last=False)
 
     def take(self, ids: Tensor, last: bool) -> None:
         if not last:
-            x = embedded(self.core, self.state.ids, ids)
+            known = self.given[:, self.state.ids]
+            x = embedded(self.core, self.state.ids, torch.where(known >= 0, known, ids))
             self.logits = step(self.core, self.hidden, x, self.state).logits
 
 
-def codes_of(core: Depth, hidden: Tensor, text: Tensor, how: Choice) -> Tensor:
-    """The codes of N frames [N, codebooks] int64. hidden: [N, temporal D], normalised; text: [N] int64."""
-    writer, count = CodeWriter(core, hidden, text, how.beams), core.config.codebooks
+def codes_of(core: Depth, hidden: Tensor, text: Tensor, how: Choice, given: Tensor | None = None) -> Tensor:
+    """The codes of N frames [N, codebooks] int64. hidden: [N, temporal D], normalised; text: [N] int64.
+
+    given: [N, codebooks] int64, codes that are not to be chosen, -1 where they are.
+    """
+    count = core.config.codebooks
+    given = text.new_full((len(text), count), -1) if given is None else given
+    writer = CodeWriter(core, hidden, text, given, how.beams)
     if how.beams > 1:
-        return search(writer, count, how.beams, how=how.sampling)[0]
-    return torch.stack(list(write(writer, count, how.sampling)), dim=1)
+        codes = search(writer, count, how.beams, how=how.sampling)[0]
+    else:
+        codes = torch.stack(list(write(writer, count, how.sampling)), dim=1)
+    return torch.where(given >= 0, given, codes)

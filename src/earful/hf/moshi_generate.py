@@ -67,24 +67,25 @@ class SpeechWriter:
         self.logits = core.temporal.logits(self.state.hidden)
 
     def take(self, ids: Tensor, last: bool) -> None:
-        state, temporal = self.state, self.core.temporal
-        codes = codes_of(self.core.depth, state.hidden, ids, self.how)  # [R, own]
+        state, temporal, own = self.state, self.core.temporal, slice(1, 1 + self.core.config.own)
+        forced = self._forced()
+        codes = codes_of(self.core.depth, state.hidden, ids, self.how, forced[:, own])  # [R, own]
         state.made[:, self.written] = codes
+        self.written += 1
         if not last:
-            column = self._column(ids, codes)
+            column = torch.cat([ids[:, None], codes, self.silence.expand(len(ids), -1)], dim=1)
+            column = torch.where(forced >= 0, forced, column)  # [R, channels]
             state.hidden.copy_(run(temporal, summed(self.core, column[..., None]), state.temporal).last[:, -1])
             self.logits = temporal.logits(state.hidden)
-        self.written += 1
 
-    def _column(self, ids: Tensor, codes: Tensor) -> Tensor:
-        """What goes in behind the id and the codes just made: [R, channels]. Codes of the prompt's frames are given."""
-        new = torch.cat([ids[:, None], codes, self.silence.expand(len(ids), -1)], dim=1)
+    def _forced(self) -> Tensor:
+        """What of the next column is of the prompt's frames, or before all frames: [R, channels], -1 where new."""
         frame = self.frames + self.written - self.delays  # [channels], from which each is
-        given = torch.full_like(new, -1)
+        known = self.known.new_full((*self.known.shape[:2], 1), -1)
         if self.frames:
-            given = self.known.gather(2, frame.clamp(0, self.frames - 1)[None, :, None].expand(len(new), -1, 1))[..., 0]
-        new = torch.where((frame < self.frames) & (given >= 0), given, new)
-        return torch.where(frame < 0, self.start, new)
+            place = frame.clamp(0, self.frames - 1)[None, :, None]
+            known = self.known.gather(2, place.expand(len(self.known), -1, 1))
+        return torch.where(frame < 0, self.start, known[..., 0].masked_fill(frame >= self.frames, -1))
 
     def codes(self) -> Tensor:
         """Own codes of all frames that are whole, the prompt's where they are known first: int64 [R, own, frames]."""
