@@ -26,10 +26,10 @@ PUBLISHED = {
     "mistralai/Voxtral-Mini-4B-Realtime-2602": "Voxtral Realtime, 13 languages, 8.9 GB",
     "kyutai/stt-1b-en_fr": "Kyutai Speech-To-Text, English and French, 2.4 GB",
     "kyutai/stt-2.6b-en": "Kyutai Speech-To-Text, English, 5.6 GB",
-    "facebook/s2t-small-librispeech-asr": "Speech2Text, English, 118 MB",
-    "facebook/s2t-medium-mustc-multilingual-st": "Speech2Text, English speech to 8 languages, 285 MB",
     "kyutai/moshiko-pytorch-bf16": "Moshi, a man's voice that listens while it speaks, English, 15.8 GB",
     "kyutai/moshika-pytorch-bf16": "Moshi, a woman's voice, 15.8 GB",
+    "facebook/s2t-small-librispeech-asr": "Speech2Text, English, 118 MB",
+    "facebook/s2t-medium-mustc-multilingual-st": "Speech2Text, English speech to 8 languages, 285 MB",
     "kyutai/mimi": "Mimi, a codec for speech, 385 MB",
 }
 EXTRAS = {  # what each needs
