@@ -376,6 +376,26 @@ def test_weights_are_downloaded_once(tmp_path, monkeypatch, names, taken):
     assert set(hub.asked) == {("org/name", "main")}
 
 
+OLD = ["config.json", "pytorch_model.bin", "sentencepiece.bpe.model", "tf_model.h5", "training_args.bin", "vocab.json"]
+
+
+@pytest.mark.parametrize(
+    "names, pickled, taken",
+    [
+        (OLD, True, ["config.json", "pytorch_model.bin", "sentencepiece.bpe.model", "vocab.json"]),
+        (OLD, False, ["config.json", "sentencepiece.bpe.model", "vocab.json"]),
+        (["config.json", "model.safetensors", "pytorch_model.bin"], True, ["config.json", "model.safetensors"]),
+    ],
+)
+def test_pickled_weights_are_downloaded_only_to_be_converted(tmp_path, monkeypatch, names, pickled, taken):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", Hub(tmp_path, names))
+    assert fetch("org/name", pickled=pickled) == tmp_path
+    assert sorted(path.name for path in tmp_path.iterdir()) == taken
+    if not pickled:
+        with pytest.raises(CheckpointError, match=r"pickled weights only, `earful convert NAME TARGET` makes"):
+            open_weights(tmp_path)
+
+
 def hub_error(name):
     import huggingface_hub.errors as errors
 

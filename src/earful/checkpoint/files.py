@@ -116,7 +116,10 @@ def open_weights(folder: str | Path, stem: str = "model") -> Weights:
             f"{expected}, got only {some(pickles)}: pickled weights can run code and are not opened; "
             f"`earful convert {folder} TARGET` reads them as data and writes safetensors"
         )
-    raise CheckpointError(f"{expected}, got {some(found(folder))}")
+    raise CheckpointError(
+        f"{expected}, got {some(found(folder))} (of a repository with pickled weights only, "
+        "`earful convert NAME TARGET` makes safetensors)"
+    )
 
 
 def has_weights(folder: Path, stem: str) -> bool:
