@@ -383,6 +383,13 @@ def test_another_kind_of_model(tmp_path):
             kind.from_pretrained(folder)
 
 
+def test_the_automatic_tokenizer(tmp_path):
+    with pytest.raises(TypeError, match="expected AutoTokenizer.from_pretrained"):
+        earful.AutoTokenizer()
+    with pytest.raises(earful.CheckpointError, match="expected a checkpoint of kyutai_stt, moshi, got one of mimi"):
+        earful.AutoTokenizer.from_pretrained(write_tiny("mimi", path=tmp_path))
+
+
 def test_moves_as_modules_do(folder):
     model = Model.from_pretrained(folder).to("meta").train()
     assert (model.device.type, model.training, model.decoder.training) == ("meta", True, True)
