@@ -1,7 +1,7 @@
 """Writes a tiny model and what Kyutai's package makes of it: python tests/golden/make_moshi_tiny.py
 
-Needs moshi 0.2.13. The sizes are those of the package's own fixture (tests/test_lm.py of its sources), whose network no
-published checkpoint has: layer norms, no gate and no rotary positions. Here it has the published ones.
+Needs moshi 0.2.13. Network, sizes and seed are those of the package's own fixture (tests/test_lm.py of its sources):
+unlike the published checkpoints it has layer norms, no gate over time, and sinusoids for positions.
 """
 
 from pathlib import Path
@@ -19,13 +19,10 @@ def main() -> None:
     torch.manual_seed(SEED)
     model = LMModel(
         delays=[0, 1, 2, 4], n_q=3, dep_q=3, card=32, text_card=48, dim=16, num_layers=2, num_heads=1, hidden_scale=1,
-        context=4, norm="rms_norm_f32", gating="silu", positional_embedding="rope", max_period=10_000, causal=True,
-        existing_text_padding_id=3, depformer_dim=16, depformer_num_layers=2, depformer_num_heads=1,
-        depformer_multi_linear=True, depformer_weights_per_step=True, depformer_weights_per_step_schedule=[0, 1, 1],
-        depformer_low_rank_embeddings=8, depformer_gating="silu", depformer_pos_emb="none",
+        depformer_dim=16, depformer_multi_linear=True, depformer_weights_per_step=True,
+        depformer_weights_per_step_schedule=[0, 1, 1], depformer_low_rank_embeddings=8, depformer_num_heads=1,
+        depformer_gating="silu", context=4,
     )  # fmt: skip
-    for weight in model.parameters():
-        weight.data.copy_((weight.dim() == 3) + torch.randn_like(weight) * (0.1 if weight.dim() == 3 else 0.4))
     codes = torch.cat([torch.randint(48, (ROWS, 1, FRAMES)), torch.randint(32, (ROWS, 3, FRAMES))], dim=1)
     codes[1, 0, 2:4] = model.zero_token_id  # no text
     codes[2, :, 5] = model.zero_token_id  # a frame of which nothing is known

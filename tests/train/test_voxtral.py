@@ -13,6 +13,7 @@ import torch
 import earful
 from earful.audio.io import write_wav
 from earful.errors import CheckpointError
+from earful.models.voxtral.config import SpecialIds
 from earful.models.voxtral.model import VoxtralRealtime
 from earful.testing import write_tiny
 from earful.text.bpe import tiny_tekken
@@ -20,7 +21,7 @@ from earful.text.tekken import Tekken
 from earful.train.objectives import IGNORED, VoxtralObjective
 from earful.train.packing import Example
 from earful.train.run import Run, draw_curves, preset, starting_model, train_run
-from earful.train.voxtral import features, initialise
+from earful.train.voxtral import MISREAD, features, initialise, misread
 
 RATE_HZ = 16_000
 TONES = {"low": 300.0, "high": 1800.0}
@@ -68,6 +69,19 @@ def test_features_line_up_with_what_a_stream_hears(tmp_path: Path) -> None:
     )[0]
     inner = slice(0, 10 * config.mels_per_slot)
     assert torch.allclose(made["mel"][:, silent:][:, inner], heard[:, inner], atol=1e-6)
+
+
+def test_misread_pieces_are_others_of_the_example_and_nothing_else_changes() -> None:
+    ids = SpecialIds(bos=1, eos=2, blank=3, word=4, filler=5)
+    tokens = np.tile(np.array([1, 3, 3, 4, 20, 21, 3, 4, 22]), 1000)
+    changed = misread(np.random.default_rng(0), tokens, ids)
+    pieces = tokens >= 20
+    assert np.array_equal(changed[~pieces], tokens[~pieces])
+    assert set(changed[pieces]) == {20, 21, 22}
+    share = (changed != tokens)[pieces].mean()
+    assert 0.85 * MISREAD * 2 / 3 < share < 1.15 * MISREAD * 2 / 3  # one in three is drawn again as it was
+    blanks = np.full(9, 3)
+    assert np.array_equal(misread(np.random.default_rng(0), blanks, ids), blanks)
 
 
 def test_ignored_labels_cost_nothing(tmp_path: Path) -> None:

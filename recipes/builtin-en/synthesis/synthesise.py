@@ -144,6 +144,10 @@ def make_engine(name: str, cache: Path):
         from kokoro import Kokoro
 
         return Kokoro(cache)
+    if name == "kokoro-bf16":
+        from kokoro_bf16 import KokoroBfloat16
+
+        return KokoroBfloat16(cache)
     from hibari_voices import HibariVoices
 
     return HibariVoices(cache)
@@ -173,7 +177,7 @@ def collect(out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", choices=["kokoro", "hibari"], default="kokoro")
+    parser.add_argument("--engine", choices=["kokoro", "kokoro-bf16", "hibari"], default="kokoro")
     parser.add_argument("--hours", type=float, required=True, help="stop starting shards after so much speech")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop starting shards after so much time")
     parser.add_argument("--seed", type=int, default=1)

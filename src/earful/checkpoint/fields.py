@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,13 @@ class Fields:
         for key, value in expected.items():
             if key in self.values and self.values[key] != value:
                 raise self.unfit(key, json.dumps(value))
+
+    def one_of(self, key: str, names: Collection[str]) -> str:
+        """One of some names; an absent key means the first."""
+        value = self.values.get(key, next(iter(names)))
+        if not isinstance(value, str) or value not in names:
+            raise self.unfit(key, f"one of {', '.join(names)}")
+        return value
 
     def unfit(self, key: str, expected: str) -> CheckpointError:
         return CheckpointError(f"{self.where}: expected {key} to be {expected}, got {shown(self.values.get(key))}")

@@ -46,7 +46,7 @@ def step(core: Depth, hidden: Tensor, x: Tensor, cache: DepthCache, attentions: 
     """Take in one more id, embedded [N, D]; hidden: [N, temporal D], normalised. The cache is moved on."""
     place = cache.ids
     weights = core.config.schedule[place]
-    x = core.inputs[weights](hidden) + x
+    x = core.enter(place, hidden, x)
     seen, looks = [x], []
     for block, kv in zip(core.layers, cache.layers, strict=True):
         q = block.attn_norm(x)  # type: ignore[operator]

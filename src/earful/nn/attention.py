@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -158,7 +159,7 @@ class Attention(nn.Module):
         shape = (batch, self.kv_heads, capacity, self.head_dim)
         return KV(self.o.weight.new_zeros(shape), self.o.weight.new_zeros(shape))
 
-    def forward(self, x: Tensor, rope: Rope, view: View, kv: KV | None = None) -> Tensor:
+    def forward(self, x: Tensor, rope: Callable[[Tensor], Tensor], view: View, kv: KV | None = None) -> Tensor:
         x = torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1) if self.qkv is None else self.qkv(x)
         x = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, H + 2 G, T, K]
         q, k = rope(x[:, : -self.kv_heads]).split([self.heads, self.kv_heads], dim=1)  # [B, H, T, K], [B, G, T, K]

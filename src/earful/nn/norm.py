@@ -23,6 +23,11 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
+def norm_of(kind: str, dim: int, eps: float) -> RMSNorm | nn.LayerNorm:
+    """kind: "rms", or "layer" for one with a mean and a bias (Ba et al. 2016)."""
+    return RMSNorm(dim, eps) if kind == "rms" else nn.LayerNorm(dim, eps)
+
+
 class LayerScale(nn.Module):
     """A learnt factor for each channel of a residual branch. x: [..., D] -> [..., D].
 

@@ -1,4 +1,4 @@
-"""Rotary position embeddings, in both layouts of the pairs."""
+"""Positions: rotary embeddings in both layouts of the pairs, and sinusoids beside the input."""
 
 from __future__ import annotations
 
@@ -13,6 +13,21 @@ from torch import Tensor
 def _frequencies(head_dim: int, base: float, device: torch.device) -> Tensor:
     exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
     return (1.0 / base**exponent).double()  # rounded to float32 first, as the published models were trained
+
+
+def sinusoids(positions: Tensor, dim: int, base: float, dtype: torch.dtype) -> Tensor:
+    """Cosines, then sines of positions [..., T] int64, in periods of 2 pi to 2 pi base -> [..., T, dim].
+
+    Angles are taken in float64, as in `Rope`. Source: Vaswani et al. 2017.
+    """
+    exponent = torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / max(1, dim // 2 - 1)
+    angles = positions.double()[..., None] / base**exponent
+    return torch.cat([angles.cos(), angles.sin()], -1).to(dtype)
+
+
+def unturned(x: Tensor) -> Tensor:
+    """In the place of a rotation, where positions are told otherwise."""
+    return x
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ from earful.train.objectives import KyutaiSttObjective
 from earful.train.targets import interleaved
 
 # Networks to train from nothing: the sizes that codec and vocabulary do not decide. recipes/kyutai-small says why.
-PRESETS: dict[str, dict[str, int]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "kyutai-small": {"dim": 256, "layers": 6, "heads": 4, "head_dim": 64, "mlp_dim": 704, "window": 125},
 }
 ROPE_BASE, NORM_EPS = 1e5, 1e-8  # of every model

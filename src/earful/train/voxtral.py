@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from earful.audio.mel import log_mel, mel_edges
-from earful.models.voxtral.config import VoxtralConfig
+from earful.models.voxtral.config import SpecialIds, VoxtralConfig
 from earful.models.voxtral.model import VoxtralRealtime
 from earful.train.augment import mask_spectrogram, warp_spectrogram
 from earful.train.feed import feed, moved
@@ -21,6 +22,7 @@ from earful.train.targets import LABELS
 
 EMBED_STD = 0.05
 MASKS = 1  # the generator of an example's masks is another one than that of its audio
+MISREAD = 0.1  # of the pieces that stand before what is to be written: others than were said
 
 
 def initialise(model: VoxtralRealtime, seed: int) -> None:
@@ -33,6 +35,19 @@ def initialise(model: VoxtralRealtime, seed: int) -> None:
     for name, weight in model.named_parameters():
         if name.endswith(("attn.o.weight", "mlp.down.weight", "ada.up.weight")):
             nn.init.zeros_(weight)
+
+
+def misread(rng: np.random.Generator, tokens: npt.NDArray[np.int64], ids: SpecialIds) -> npt.NDArray[np.int64]:
+    """Tokens [T] with a share of the pieces exchanged for others of the example.
+
+    The decoder then learns to hear rather than to go on by heart, and to recover from its own mistakes.
+    Source: scheduled sampling (Bengio et al. 2015), with chance in the place of the model.
+    """
+    at = np.flatnonzero(~np.isin(tokens, (ids.bos, ids.eos, ids.blank, ids.word)))
+    wrong = at[rng.random(len(at)) < MISREAD]
+    changed = tokens.copy()
+    changed[wrong] = rng.choice(tokens[at], len(wrong)) if len(wrong) else 0
+    return changed
 
 
 def features(config: VoxtralConfig, example: Example) -> dict[str, Tensor]:
@@ -68,7 +83,9 @@ def batches(
     def make(number: int) -> dict[str, Tensor]:
         made, rng = features(packer.config, packer.example(seed, number)), np.random.default_rng([seed, number, MASKS])
         mel = warp_spectrogram(rng, made["mel"].numpy(), peaks_hz)
-        return {**made, "mel": torch.from_numpy(mask_spectrogram(rng, mel, audio.hop / audio.rate_hz))}
+        masked = mask_spectrogram(rng, mel, audio.hop / audio.rate_hz)
+        tokens = misread(rng, made["tokens"].numpy(), packer.config.ids)
+        return {**made, "mel": torch.from_numpy(masked), "tokens": torch.from_numpy(tokens)}
 
     for number, batch in enumerate(feed(make, size, step, steps, workers), step):
         yield {**batch, "auxiliary_weight": auxiliary_weight(number)}

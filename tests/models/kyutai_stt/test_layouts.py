@@ -279,7 +279,7 @@ def test_the_codec_stays_in_float32(tmp_path):
     "change, message",
     [
         ({"dep_q": 8}, "expected dep_q to be 0, got 8"),
-        ({"norm": "layer_norm"}, 'expected norm to be "rms_norm_f32"'),
+        ({"norm": "rms_norm"}, "expected norm to be one of rms_norm_f32, layer_norm, got 'rms_norm'"),
         ({"num_heads": 5}, "expected num_heads to be a divisor of 48, got 5"),
         ({"num_layers": 10**9}, "expected num_layers to be a whole number of 1 to 1024"),
         ({"delays": [0, 1, 1, 1, 1, 1, 1]}, "expected delays to be 7 zeros"),

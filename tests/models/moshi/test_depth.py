@@ -27,7 +27,7 @@ def random_ids(model: Moshi, seed: int):
 @torch.no_grad()
 @pytest.mark.reference
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(24))
 def test_whole_conversations_are_scored_as_by_moshi(seed):
     from moshi.utils.compile import no_compile
 

@@ -1,4 +1,4 @@
-"""What Kyutai's package made of the tiny model in tests/golden, which no installed library is needed for."""
+"""What Kyutai's package made of its own tiny fixture, rebuilt in tests/golden; no installed library is needed here."""
 
 from pathlib import Path
 
@@ -16,11 +16,12 @@ FILE = Path(__file__).parents[2] / "golden" / "moshi_tiny.safetensors"
 TOLERANCE = 1e-4  # sums of float32 in another order; logits reach 10
 CONFIG = MoshiConfig(
     TemporalConfig(
-        dim=16, layers=2, heads=1, head_dim=16, mlp_dim=10, window=4, rope_base=1e4, norm_eps=1e-8, text_vocab=48,
-        codebooks=3, audio_vocab=32,
+        dim=16, layers=2, heads=1, head_dim=16, mlp_dim=16, window=4, rope_base=1e4, norm_eps=1e-5, text_vocab=48,
+        codebooks=3, audio_vocab=32, norm="layer", gated=False, rotary=False,
     ),
     DepthConfig(
-        dim=16, layers=2, heads=1, head_dim=16, mlp_dim=10, norm_eps=1e-8, schedule=(0, 1, 1), low_rank=8,
+        dim=16, layers=2, heads=1, head_dim=16, mlp_dim=10, norm_eps=1e-5, schedule=(0, 1, 1), low_rank=8,
+        norm="layer", sinusoid_base=1e4,
     ),
     CODEC, delays=(0, 1, 2, 4), pad_id=3, end_pad_id=0,
 )  # fmt: skip

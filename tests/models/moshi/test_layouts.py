@@ -44,6 +44,13 @@ WIDER = {
     "user": ({"temporal": {"codebooks": 4}}, "expected 3 codebooks of the user"),
     "delays": ({"model": {"delays": (1, 0, 2, 2, 3)}}, r"expected delays of \(0, 0, 1, 1, 0, 1, 1\)"),
     "ids": ({"model": {"pad_id": 5, "end_pad_id": 1}}, "expected the ids 3 and 0 for a frame without text"),
+    "norms": (
+        {"temporal": {"norm": "layer", "norm_eps": 1e-5}, "depth": {"norm": "layer", "norm_eps": 1e-5}},
+        "expected root-mean-square norms",
+    ),
+    "gates": ({"temporal": {"gated": False}}, "expected gates and rotary positions over time"),
+    "sinusoids": ({"temporal": {"rotary": False}}, "expected gates and rotary positions over time"),
+    "places": ({"depth": {"sinusoid_base": 1e3}}, "expected no positions of codes"),
     "conditions": ({"model": {"conditions": (replace(MOOD, name="age"), MOOD)}}, "expected no conditions"),
 }
 
@@ -359,13 +366,13 @@ SUM = {"sum": ["mood"], "cross": [], "prepend": []}
     [
         ({"model_type": "hibiki"}, "expected model_type to be \"moshi\", got 'hibiki'"),
         ({"model_type": "tts"}, "expected model_type to be \"moshi\", got 'tts'"),
-        ({"norm": "layer_norm"}, 'expected norm to be "rms_norm_f32"'),
+        ({"norm": "rms_norm"}, "expected norm to be one of rms_norm_f32, layer_norm, got 'rms_norm'"),
         ({"cross_attention": True}, "expected cross_attention to be false, got True"),
         ({"demux_second_stream": True}, "expected demux_second_stream to be false, got True"),
         ({"text_card_out": 5}, "expected text_card_out to be 320, got 5"),
         ({"depformer_multi_linear": False}, "expected depformer_multi_linear to be true, got False"),
         ({"depformer_weights_per_step": False}, "expected depformer_weights_per_step to be true, got False"),
-        ({"depformer_pos_emb": "sin"}, "expected depformer_pos_emb to be \"none\", got 'sin'"),
+        ({"depformer_pos_emb": "rope"}, "expected depformer_pos_emb to be one of none, sin, got 'rope'"),
         ({"depformer_norm": "rms_norm_f32"}, "expected depformer_norm to be null, got 'rms_norm_f32'"),
         ({"depformer_dim_feedforward": [63, 66, 66]}, "expected depformer_dim_feedforward to be a whole number of 2"),
         ({"depformer_num_heads": 5}, "expected depformer_num_heads to be a divisor of 32, got 5"),

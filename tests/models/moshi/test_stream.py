@@ -15,7 +15,7 @@ FRAMES = 16
 @torch.no_grad()
 @pytest.mark.reference
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(24))
 def test_ids_are_those_of_moshi_when_the_first_frame_is_stepped_twice(seed):
     from moshi.models import LMGen
     from moshi.utils.compile import no_compile

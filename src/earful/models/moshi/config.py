@@ -25,11 +25,14 @@ class TemporalConfig:
     text_vocab: int  # text ids, the initial one not counted
     codebooks: int  # audio codes that go in with each text id
     audio_vocab: int  # values of a code, the initial one not counted
+    norm: str = "rms"  # or "layer"
+    gated: bool = True  # otherwise the inner width has a GELU and no gate
+    rotary: bool = True  # otherwise positions are sinusoids beside the input; their longest period is 2 pi rope_base
 
 
 @dataclass(frozen=True)
 class DepthConfig:
-    """The transformer over the codes of one frame: one code after the other, without positions.
+    """The transformer over the codes of one frame: one code after the other, mostly without positions.
 
     Every table has one row more than its vocabulary, as in `TemporalConfig`.
     """
@@ -42,6 +45,8 @@ class DepthConfig:
     norm_eps: float
     schedule: tuple[int, ...]  # for each code the set of weights that makes it; as many codes as entries
     low_rank: int | None = None  # width of the embedding tables where it is not `dim`
+    norm: str = "rms"  # or "layer"
+    sinusoid_base: float | None = None  # of sinusoids that tell the order of the codes, where there are any
 
     @property
     def codebooks(self) -> int:

@@ -6,6 +6,7 @@ Every size is bounded before anything is built from it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from earful.checkpoint.fields import Fields
 from earful.errors import CheckpointError
@@ -29,7 +30,7 @@ MAX_DELAY_FRAMES = 1 << 8
 
 def sizes(
     fields: Fields, keys: Mapping[str, str], wanted: Sequence[str], defaults: Mapping[str, int], more: int = 0
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Whole numbers by our names. more: by how much a file's counts are larger."""
     result = {}
     for name in wanted:

@@ -98,7 +98,7 @@ def _said(fields: Fields) -> Fields:
     return Fields({key: value for key, value in fields.values.items() if value is not None}, fields.where)
 
 
-def _widths(fields: Fields, named: Mapping[str, int], published: TemporalConfig | DepthConfig) -> dict[str, int]:
+def _widths(fields: Fields, named: Mapping[str, int], published: TemporalConfig | DepthConfig) -> dict[str, Any]:
     """Of a head, and of the inside of an MLP."""
     said = _said(fields)
     said.only(num_key_value_heads=named["heads"])
@@ -184,6 +184,9 @@ def write_hf(config: MoshiConfig, folder: Path, dtype: torch.dtype, tokenizer: P
         f"delays of {delays_of(own)}": config.delays != delays_of(own),
         "weights of its own to every codebook": config.depth.schedule != tuple(range(own)),
         "no low-rank tables": config.depth.low_rank is not None,
+        "root-mean-square norms": (config.temporal.norm, config.depth.norm) != ("rms", "rms"),
+        "gates and rotary positions over time": not (config.temporal.gated and config.temporal.rotary),
+        "no positions of codes": config.depth.sinusoid_base is not None,
         "no conditions": bool(config.conditions),
         f"the ids {PAD_ID} and {END_PAD_ID} for a frame without text": (
             (config.pad_id, config.end_pad_id) != (PAD_ID, END_PAD_ID)

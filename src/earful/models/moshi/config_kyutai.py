@@ -35,13 +35,11 @@ KEYS = {
 }
 DEPTH_KEYS = {"dim": "depformer_dim", "layers": "depformer_num_layers", "heads": "depformer_num_heads"}
 # What is the same in every model that is read here, and what a file means by a key that it leaves out.
-FIXED = {
-    "causal": True,
-    "gating": "silu",
-    "layer_scale": None,
-    "norm": "rms_norm_f32",
-    "positional_embedding": "rope",
-}
+FIXED = {"causal": True, "layer_scale": None}
+NORMS = {"rms_norm_f32": ("rms", 1e-8), "layer_norm": ("layer", 1e-5)}  # their names, ours, and what they add
+GATING = {"silu": True, "none": False}
+POSITIONS = {"rope": True, "sin": False}
+DEPTH_POSITIONS = ("none", "sin")
 UNUSED = {  # the same, but seldom said
     "bias_proj": False,
     "cross_attention": False,
@@ -54,12 +52,10 @@ DEPTH_FIXED = {
     "depformer_gating": "silu",
     "depformer_layer_scale": None,
     "depformer_multi_linear": True,
-    "depformer_pos_emb": "none",
     "depformer_weights_per_step": True,
 }
 DEPTH_UNUSED = {"depformer_kv_repeat": 1, "depformer_norm": None}
-BESIDE = {"depformer_context": 8, "depformer_max_period": 10000}  # what a file says beside; nothing reads it
-NORM_EPS = 1e-8  # of every model
+BESIDE = {"depformer_context": 8, "depformer_max_period": 10000}  # what a file says beside, mostly for nothing
 STEMS = {"moshi_name": "model", "mimi_name": "mimi", "lora_name": "lora"}
 TOKENIZER = "tokenizer.model"
 CODEC = "mimi."  # before the names of the codec's tensors, where they stand beside the others
@@ -208,12 +204,17 @@ def temporal_of(fields: Fields) -> TemporalConfig:
     named = sizes(fields, KEYS, list(KEYS), {})
     if fields.values.get("text_card_out") is not None:
         fields.only(text_card_out=named["text_vocab"])
+    norm, norm_eps = NORMS[fields.one_of("norm", NORMS)]
+    gated, feedforward = GATING[fields.one_of("gating", GATING)], int(_hidden_scale(fields) * named["dim"])
     return TemporalConfig(
         **named,
         head_dim=_head_dim(fields, "num_heads", named),
-        mlp_dim=mlp_dim_of(named["dim"], int(_hidden_scale(fields) * named["dim"])),
+        mlp_dim=mlp_dim_of(named["dim"], feedforward) if gated else feedforward,
         rope_base=fields.number("max_period", 1, 1e12),
-        norm_eps=NORM_EPS,
+        norm=norm,
+        norm_eps=norm_eps,
+        gated=gated,
+        rotary=POSITIONS[fields.one_of("positional_embedding", POSITIONS)],
     )
 
 
@@ -230,11 +231,17 @@ def depth_of(fields: Fields) -> DepthConfig:
     low_rank = None
     if fields.values.get("depformer_low_rank_embeddings") is not None:
         low_rank = fields.whole("depformer_low_rank_embeddings", *BOUNDS["low_rank"])
+    norm, norm_eps = NORMS[fields.one_of("norm", NORMS)]
+    sinusoid_base = None
+    if fields.one_of("depformer_pos_emb", DEPTH_POSITIONS) == "sin":
+        sinusoid_base = fields.number("depformer_max_period", 1, 1e12, fields.number("max_period", 1, 1e12))
     return DepthConfig(
         **named,
         head_dim=_head_dim(fields, "depformer_num_heads", named),
         mlp_dim=mlp_dim_of(named["dim"], feedforward),
-        norm_eps=NORM_EPS,
+        norm=norm,
+        norm_eps=norm_eps,
+        sinusoid_base=sinusoid_base,
         schedule=schedule,
         low_rank=low_rank,
     )
@@ -282,7 +289,11 @@ def feedforward_of(dim: int, mlp_dim: int) -> int:
 
 def hidden_scale_of(dim: int, mlp_dim: int) -> float:
     """The factor whose whole part times the width is `feedforward_of`."""
-    feedforward = feedforward_of(dim, mlp_dim)
+    return scale_of(dim, feedforward_of(dim, mlp_dim))
+
+
+def scale_of(dim: int, feedforward: int) -> float:
+    """A factor whose product with the width has this whole part."""
     exact = feedforward / dim
     return exact if int(exact * dim) == feedforward else (feedforward + 0.5) / dim
 
@@ -290,11 +301,15 @@ def hidden_scale_of(dim: int, mlp_dim: int) -> float:
 def temporal_json(config: TemporalConfig) -> dict[str, Any]:
     """What a config.json says of the transformer over time; raises `CheckpointError` for what it cannot describe."""
     _require_widths(config)
+    scale = hidden_scale_of(config.dim, config.mlp_dim) if config.gated else scale_of(config.dim, config.mlp_dim)
     return {
         **FIXED,
         **{key: getattr(config, name) for name, key in KEYS.items()},
-        "hidden_scale": hidden_scale_of(config.dim, config.mlp_dim),
+        "gating": _key(GATING, config.gated),
+        "hidden_scale": scale,
         "max_period": config.rope_base,
+        "norm": _key(NORMS, (config.norm, config.norm_eps)),
+        "positional_embedding": _key(POSITIONS, config.rotary),
     }
 
 
@@ -306,17 +321,24 @@ def codec_json(config: MimiConfig) -> dict[str, Any]:
 
 
 def _require_widths(c: TemporalConfig | DepthConfig) -> None:
-    if c.heads * c.head_dim != c.dim or c.norm_eps != NORM_EPS:
+    norm_eps = dict(NORMS.values())[c.norm]
+    if c.heads * c.head_dim != c.dim or c.norm_eps != norm_eps:
         raise CheckpointError(
-            f"expected heads of {c.dim} together and a norm_eps of {NORM_EPS}: Kyutai's layout cannot say otherwise; "
+            f"expected heads of {c.dim} together and a norm_eps of {norm_eps}: Kyutai's layout cannot say otherwise; "
             f"got {c.heads} x {c.head_dim} and {c.norm_eps}"
         )
+
+
+def _key(names: Mapping[str, object], value: object) -> str:
+    return next(name for name, named in names.items() if named == value)
 
 
 def to_kyutai(config: MoshiConfig) -> dict[str, Any]:
     """The config.json of a model; raises `CheckpointError` for one that it cannot describe."""
     d = config.depth
     _require_widths(d)
+    if d.norm != config.temporal.norm:
+        raise CheckpointError("expected norms of one kind: Kyutai's layout cannot say otherwise; got two")
     document = {
         **temporal_json(config.temporal),
         **DEPTH_FIXED,
@@ -325,6 +347,7 @@ def to_kyutai(config: MoshiConfig) -> dict[str, Any]:
         "delays": list(config.delays),
         "dep_q": config.own,
         "depformer_dim_feedforward": feedforward_of(d.dim, d.mlp_dim),
+        "depformer_pos_emb": DEPTH_POSITIONS[d.sinusoid_base is not None],
         "existing_text_end_padding_id": config.end_pad_id,
         "existing_text_padding_id": config.pad_id,
         **codec_json(config.codec),
@@ -332,6 +355,8 @@ def to_kyutai(config: MoshiConfig) -> dict[str, Any]:
     }
     if d.schedule != tuple(range(config.own)):
         document["depformer_weights_per_step_schedule"] = list(d.schedule)
+    if d.sinusoid_base is not None:
+        document["depformer_max_period"] = d.sinusoid_base
     if d.low_rank is not None:
         document["depformer_low_rank_embeddings"] = d.low_rank
     if config.conditions:

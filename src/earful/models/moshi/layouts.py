@@ -12,31 +12,47 @@ from earful.models.moshi import config_hf, config_kyutai
 from earful.models.moshi.config import DepthConfig, MoshiConfig, TemporalConfig
 
 
+def kyutai_norm(kind: str, there: str, here: str) -> list[Row]:
+    """One of `norm_of`."""
+    if kind == "rms":
+        return [row(f"{there}.alpha", f"{here}.weight", Flat(3))]
+    return [row(f"{there}.{name}", f"{here}.{name}") for name in ("weight", "bias")]
+
+
 def kyutai_rows(config: TemporalConfig, here: str = "", attention: tuple[str, str] = ATTENTION[0]) -> list[Row]:
     """model.safetensors; attention: one of `ATTENTION`. Rotary pairs are interleaved there.
 
     here: what stands before each name in the model, with its dot.
     """
     block, ours = "transformer.layers.{i}", f"{here}layers.{{i}}"
-    pairs = RopePairs(config.heads)
+    turned = RopePairs(config.heads) if config.rotary else SAME
+    if config.gated:
+        mlp = [
+            row(
+                f"{block}.gating.linear_in.weight",
+                [f"{ours}.mlp.gate.weight", f"{ours}.mlp.up.weight"],
+                Split((SAME, SAME)),
+            ),
+            row(f"{block}.gating.linear_out.weight", f"{ours}.mlp.down.weight"),
+        ]
+    else:
+        mlp = [
+            row(f"{block}.linear1.weight", f"{ours}.mlp.up.weight"),
+            row(f"{block}.linear2.weight", f"{ours}.mlp.down.weight"),
+        ]
     return [
         row("text_emb.weight", f"{here}text_embed.weight"),
         row("emb.{k}.weight", f"{here}audio_embeds.{{k}}.weight"),
-        row(f"{block}.norm1.alpha", f"{ours}.attn_norm.weight", Flat(3)),
+        *kyutai_norm(config.norm, f"{block}.norm1", f"{ours}.attn_norm"),
         row(
             f"{block}.self_attn.{attention[0]}",
             [f"{ours}.attn.{name}.weight" for name in "qkv"],
-            Split((pairs, pairs, SAME)),
+            Split((turned, turned, SAME)),
         ),
         row(f"{block}.self_attn.{attention[1]}", f"{ours}.attn.o.weight"),
-        row(f"{block}.norm2.alpha", f"{ours}.mlp_norm.weight", Flat(3)),
-        row(
-            f"{block}.gating.linear_in.weight",
-            [f"{ours}.mlp.gate.weight", f"{ours}.mlp.up.weight"],
-            Split((SAME, SAME)),
-        ),
-        row(f"{block}.gating.linear_out.weight", f"{ours}.mlp.down.weight"),
-        row("out_norm.alpha", f"{here}norm.weight", Flat(3)),
+        *kyutai_norm(config.norm, f"{block}.norm2", f"{ours}.mlp_norm"),
+        *mlp,
+        *kyutai_norm(config.norm, "out_norm", f"{here}norm"),
         row("text_linear.weight", f"{here}text_head.weight"),
     ]
 
@@ -76,9 +92,9 @@ def kyutai_depth_rows(config: DepthConfig, here: str = "", attention: tuple[str,
         row("depformer_text_emb.weight", f"{here}text_embed.embed.weight"),
         row("depformer_emb.{k}.weight", f"{here}audio_embeds.{{k}}.embed.weight"),
         *(widened if config.low_rank is not None else []),
-        row(f"{block}.norm1.alpha", f"{ours}.attn_norm.weight", Flat(3)),
+        *kyutai_norm(config.norm, f"{block}.norm1", f"{ours}.attn_norm"),
         *projections,
-        row(f"{block}.norm2.alpha", f"{ours}.mlp_norm.weight", Flat(3)),
+        *kyutai_norm(config.norm, f"{block}.norm2", f"{ours}.mlp_norm"),
         row(
             f"{block}.gating.{{k}}.linear_in.weight",
             [f"{ours}.mlp.{{k}}.gate.weight", f"{ours}.mlp.{{k}}.up.weight"],

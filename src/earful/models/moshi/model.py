@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from earful.models.mimi.model import Mimi
 from earful.models.moshi.config import ConditionConfig, DepthConfig, MoshiConfig, TemporalConfig
 from earful.nn.attention import KV, Attention, View, advance, step_view
-from earful.nn.mlp import GatedMLP
-from earful.nn.norm import RMSNorm
-from earful.nn.rope import Rope
+from earful.nn.mlp import MLP, GatedMLP
+from earful.nn.norm import norm_of
+from earful.nn.rope import sinusoids, unturned
 
 
 @dataclass
@@ -32,12 +32,13 @@ class TemporalState:
 class Block(nn.Module):
     def __init__(self, c: TemporalConfig) -> None:
         super().__init__()
-        self.attn_norm = RMSNorm(c.dim, c.norm_eps)
+        self.attn_norm = norm_of(c.norm, c.dim, c.norm_eps)
         self.attn = Attention(c.dim, c.heads, c.heads, c.head_dim)
-        self.mlp_norm = RMSNorm(c.dim, c.norm_eps)
-        self.mlp = GatedMLP(c.dim, c.mlp_dim)
+        self.mlp_norm = norm_of(c.norm, c.dim, c.norm_eps)
+        self.mlp = GatedMLP(c.dim, c.mlp_dim) if c.gated else MLP(c.dim, c.mlp_dim)
 
-    def forward(self, x: Tensor, rope: Rope, view: View, kv: KV | None) -> Tensor:  # x: [B, T, D]
+    def forward(self, x: Tensor, rope: Callable[[Tensor], Tensor], view: View, kv: KV | None) -> Tensor:
+        # x: [B, T, D]
         x = x + self.attn(self.attn_norm(x), rope, view, kv)
         return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
 
@@ -51,7 +52,7 @@ class Temporal(nn.Module):
         self.text_embed = nn.Embedding(c.text_vocab + 1, c.dim)
         self.audio_embeds = nn.ModuleList(nn.Embedding(c.audio_vocab + 1, c.dim) for _ in range(c.codebooks))
         self.layers = nn.ModuleList(Block(c) for _ in range(c.layers))
-        self.norm = RMSNorm(c.dim, c.norm_eps)
+        self.norm = norm_of(c.norm, c.dim, c.norm_eps)
         self.text_head = nn.Linear(c.dim, c.text_vocab, bias=False)
 
     def init_state(self, batch: int, chunk: int = 1) -> TemporalState:
@@ -80,9 +81,14 @@ class Temporal(nn.Module):
 
         active: [B] bool, slots whose state moves on, None for all.
         """
-        rope, view = step_view(x, state, self.config)
+        turn: Callable[[Tensor], Tensor]
+        turn, view = step_view(x, state, self.config)
+        if not self.config.rotary:
+            turn, positions = unturned, torch.arange(x.shape[1], device=x.device)
+            positions = positions + state.pos[:, None] if state else positions
+            x = x + sinusoids(positions, self.config.dim, self.config.rope_base, x.dtype)
         for i, block in enumerate(self.layers):
-            x = block(x, rope, view, state.layers[i] if state else None)
+            x = block(x, turn, view, state.layers[i] if state else None)
         if state:
             advance(state.pos, x.shape[1], active)
         return self.norm(x)  # type: ignore[no-any-return]
@@ -93,7 +99,7 @@ class Temporal(nn.Module):
 
 
 class DepthAttention(nn.Module):
-    """Attention to the codes before, in the order in which they are made, and nothing else tells it the order."""
+    """Attention to the codes before, in the order in which they are made."""
 
     joined: ClassVar = {"qkv": ("q", "k", "v")}
 
@@ -120,9 +126,9 @@ class DepthBlock(nn.Module):
 
     def __init__(self, c: DepthConfig) -> None:
         super().__init__()
-        self.attn_norm = RMSNorm(c.dim, c.norm_eps)
+        self.attn_norm = norm_of(c.norm, c.dim, c.norm_eps)
         self.attn = nn.ModuleList(DepthAttention(c) for _ in range(c.weight_sets))
-        self.mlp_norm = RMSNorm(c.dim, c.norm_eps)
+        self.mlp_norm = norm_of(c.norm, c.dim, c.norm_eps)
         self.mlp = nn.ModuleList(GatedMLP(c.dim, c.mlp_dim) for _ in range(c.weight_sets))
 
     def forward(self, x: Tensor, weights: int, kv: list[Tensor]) -> Tensor:  # x: [N, D]
@@ -165,7 +171,7 @@ class Depth(nn.Module):
         caches: list[list[Tensor]] = [[] for _ in self.layers]
         before, codes, all_logits = self.text_embed(text), [], []
         for k, weights in enumerate(self.config.schedule):
-            x = self.inputs[weights](hidden) + before  # [N, D]
+            x = self.enter(k, hidden, before)
             for block, kv in zip(self.layers, caches, strict=True):
                 x = block(x, weights, kv)
             all_logits.append(self.heads[k](x).float())
@@ -173,6 +179,14 @@ class Depth(nn.Module):
             if k + 1 < self.config.codebooks:
                 before = self.audio_embeds[k](codes[-1])
         return torch.stack(codes, dim=1), torch.stack(all_logits, dim=1)
+
+    def enter(self, k: int, hidden: Tensor, before: Tensor) -> Tensor:
+        """What the blocks take in for code k. hidden: [N, temporal D]; before: [N, D] of the id before -> [N, D]."""
+        c = self.config
+        x: Tensor = self.inputs[c.schedule[k]](hidden) + before
+        if c.sinusoid_base is None:
+            return x
+        return x + sinusoids(torch.tensor([k], device=x.device), c.dim, c.sinusoid_base, x.dtype)
 
 
 class Condition(nn.Module):
