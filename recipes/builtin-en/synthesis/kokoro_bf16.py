@@ -1,4 +1,4 @@
-"""Kokoro with its convolutions in bfloat16, 2.4 instead of 1.4 x real time a core, and all voices but the held-out ones."""
+"""Kokoro with its convolutions in bfloat16, 2.4 instead of 1.4 x real time a core, and all but the held-out voices."""
 
 from __future__ import annotations
 
