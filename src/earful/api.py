@@ -15,7 +15,7 @@ import torch
 
 from earful.audio.frames import as_samples
 from earful.audio.io import NO_LIMITS, Limits, open_audio
-from earful.checkpoint.files import fetch
+from earful.checkpoint.hub import fetch
 from earful.errors import AudioError, CheckpointError
 from earful.events import Event, Text, Word
 from earful.models.mimi.model import Mimi

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import earful.checkpoint.files as files
-from earful.checkpoint.files import fetch, load_tensors, open_weights, read_header, save_tensors, save_weights
+from earful.checkpoint.files import load_tensors, open_weights, read_header, save_tensors, save_weights
+from earful.checkpoint.hub import fetch
 from earful.errors import CheckpointError
 from tests.helpers import full_disk
 

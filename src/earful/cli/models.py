@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from earful import api, registry
-from earful.checkpoint.files import cached, fetch, hub_cache
+from earful.checkpoint.hub import cached, fetch, hub_cache
 from earful.checkpoint.pickled import Pickled
 from earful.cli import fail
 from earful.cli.options import Dtype

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from earful.checkpoint.fields import Fields
-from earful.checkpoint.files import fetch
+from earful.checkpoint.hub import fetch
 from earful.errors import CheckpointError
 from earful.hf.encodec import EncodecFeatureExtractor
 from earful.hf.features import VoxtralRealtimeFeatureExtractor

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 
 from earful.checkpoint.fields import Fields, shown
-from earful.checkpoint.files import fetch, write_json
+from earful.checkpoint.files import write_json
+from earful.checkpoint.hub import fetch
 from earful.models.voxtral.config import DecoderConfig, EncoderConfig, VoxtralConfig
 from earful.models.voxtral.config_files import rope_base_of
 from earful.models.voxtral.processor import PUBLISHED_AUDIO, PUBLISHED_IDS

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from earful.hf.arguments import caching, initialise, keys_of, require_one, require_positions
 from earful.hf.config import VoxtralRealtimeConfig, VoxtralRealtimeEncoderConfig
-from earful.hf.loading import Device, Dtype, load_core
+from earful.hf.loading import Device, Dtype, OverCore, load_core
 from earful.hf.outputs import VoxtralRealtimeEncoderOutput
 from earful.models.voxtral.model import Encoder, EncoderState, VoxtralRealtime
 from earful.models.voxtral.passes import encoder_state, padding_state
@@ -19,9 +18,11 @@ from earful.nn.passes import CHUNK, Ask, run
 CHUNK_FRAMES = 4 * CHUNK
 
 
-class VoxtralRealtimeEncoder(nn.Module):
+class VoxtralRealtimeEncoder(OverCore):
     """Holds the encoder of the core. Raises ValueError for a configuration that the network does not have."""
 
+    core: Encoder
+    config: VoxtralRealtimeEncoderConfig
     main_input_name = "input_features"
 
     def __init__(self, config: VoxtralRealtimeEncoderConfig) -> None:
@@ -43,22 +44,6 @@ class VoxtralRealtimeEncoder(nn.Module):
         """The encoder of a whole model; arguments and errors as of `VoxtralRealtimeForConditionalGeneration`'s."""
         whole, values, _ = load_core(source, VoxtralRealtime, device_map, dtype, torch_dtype, revision)
         return cls.holding(whole.encoder, VoxtralRealtimeConfig.from_dict(values).audio_config).eval()
-
-    @classmethod
-    def holding(cls, core: Encoder, config: VoxtralRealtimeEncoderConfig) -> Self:
-        """Over an encoder that is there already."""
-        model = cls.__new__(cls)
-        nn.Module.__init__(model)
-        model.core, model.config, model.training = core, config, core.training
-        return model
-
-    @property
-    def device(self) -> torch.device:
-        return self.core.norm.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.core.norm.weight.dtype
 
     def forward(
         self,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from earful.checkpoint.fields import Fields, shown
-from earful.checkpoint.files import fetch, write_json
+from earful.checkpoint.files import write_json
+from earful.checkpoint.hub import fetch
 from earful.hf.config import read_config
 
 FILE = "preprocessor_config.json"

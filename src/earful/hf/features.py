@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from earful.checkpoint.files import fetch
+from earful.checkpoint.hub import fetch
 from earful.models.voxtral.config import AudioConfig
 from earful.models.voxtral.processor import VoxtralProcessor, mel, to_float
 

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from earful.hf.arguments import initialise
 from earful.hf.generating import Streamer, collected, length_of, sampling_of
 from earful.hf.kyutai_stt_config import KyutaiSpeechToTextConfig
-from earful.hf.loading import Device, Dtype, load_core
+from earful.hf.loading import Device, Dtype, OverCore, load_core
 from earful.hf.mimi import MimiModel
 from earful.hf.mimi import initialise as initialise_codec
 from earful.hf.outputs import CausalLMOutputWithPast, GenerateDecoderOnlyOutput
 from earful.hf.temporal import TemporalModel
-from earful.models.kyutai_stt.decode import frames_of, hear, with_start_id, write, writing_state
+from earful.models.kyutai_stt.decode import frames_of, hear, with_start_id, write
 from earful.models.kyutai_stt.model import KyutaiStt
+from earful.models.moshi.decode import writing_state
 from earful.models.moshi.model import TemporalState
 from earful.nn.passes import next_token_loss
 from earful.registry import save_model
@@ -43,19 +44,18 @@ class KyutaiSpeechToTextModel(TemporalModel):
         return self.core.embed(core_ids(input_ids, self.config).transpose(1, 2))
 
 
-class KyutaiSpeechToTextForConditionalGeneration(nn.Module):
+class KyutaiSpeechToTextForConditionalGeneration(OverCore):
     """Transcribes audio that the processor made. Raises ValueError for a configuration that the network has not."""
 
+    core: KyutaiStt
+    config: KyutaiSpeechToTextConfig
     main_input_name = "input_ids"
 
     def __init__(self, config: KyutaiSpeechToTextConfig) -> None:
         super().__init__()
-        self._hold(KyutaiStt(config.to_core()), config)
+        self.core, self.config = KyutaiStt(config.to_core()), config
         initialise(self.core.temporal, config.initializer_range)
         initialise_codec(self.core.codec, config.codec_config)
-
-    def _hold(self, core: KyutaiStt, config: KyutaiSpeechToTextConfig, tokenizer: Path | None = None) -> None:
-        self.core, self.config, self.tokenizer_file = core, config, tokenizer
 
     @classmethod
     def from_pretrained(
@@ -74,10 +74,7 @@ class KyutaiSpeechToTextForConditionalGeneration(nn.Module):
         float32. Raises `CheckpointError` for what cannot be loaded, ValueError for other devices and types.
         """
         core, values, tokenizer = load_core(source, KyutaiStt, device_map, dtype, torch_dtype, revision)
-        model = cls.__new__(cls)
-        nn.Module.__init__(model)
-        model._hold(core, KyutaiSpeechToTextConfig.from_dict(values), tokenizer)
-        return model.eval()
+        return cls.holding(core, KyutaiSpeechToTextConfig.from_dict(values), tokenizer_file=tokenizer).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, and the tokenizer file that it was loaded with, as Hugging Face's files.
@@ -86,14 +83,6 @@ class KyutaiSpeechToTextForConditionalGeneration(nn.Module):
         folder cannot be loaded again. Raises `CheckpointError` when it cannot write.
         """
         save_model(self.core, folder, "hf", self.tokenizer_file)
-
-    @property
-    def device(self) -> torch.device:
-        return self.core.temporal.norm.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.core.temporal.norm.weight.dtype
 
     @property
     def model(self) -> KyutaiSpeechToTextModel:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from earful.checkpoint.files import fetch, replacing, write_json
+from earful.checkpoint.files import replacing, write_json
+from earful.checkpoint.hub import fetch
 from earful.hf.encodec import EncodecFeatureExtractor, batch_of
 from earful.hf.extractor import FILE
 from earful.hf.features import BatchFeature

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
 
-from earful.checkpoint.files import fetch
+from earful.checkpoint.hub import fetch
 from earful.errors import CheckpointError
 from earful.hf.config import read_config
 from earful.registry import load_model
@@ -17,6 +17,33 @@ Device = str | int | torch.device | dict[str, str | int | torch.device] | None
 Dtype = str | torch.dtype | None
 M = TypeVar("M", bound=nn.Module)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class OverCore(nn.Module):
+    """A class of the documents over a network of the core, or over a part of one, with which it shares its weights."""
+
+    core: nn.Module
+    config: Any
+    tokenizer_file: Path | None = None  # that it was loaded with
+
+    @classmethod
+    def holding(cls, core: nn.Module, config: Any, **more: Any) -> Self:
+        """Over a network that is there already; more: what else the class keeps."""
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model.core, model.config, model.training = core, config, core.training
+        for name, value in more.items():
+            setattr(model, name, value)
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.core.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; a codec beside them stays in float32."""
+        return next(self.core.parameters()).dtype
 
 
 def load_core(

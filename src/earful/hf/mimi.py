@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from earful.hf.arguments import caching
-from earful.hf.loading import Device, Dtype, dtype_of, load_core
+from earful.hf.loading import Device, Dtype, OverCore, dtype_of, load_core
 from earful.hf.mimi_config import MimiConfig
 from earful.hf.outputs import MimiDecoderOutput, MimiEncoderOutput, MimiOutput
 from earful.models.mimi.model import DecodeState, EncodeState, Mimi
@@ -19,9 +19,11 @@ from earful.registry import save_model
 CHUNK_FRAMES = 12  # the most frames in one call of a stream: rings are so much longer than the window
 
 
-class MimiModel(nn.Module):
+class MimiModel(OverCore):
     """Audio to codes and back. Raises ValueError for a configuration that the network does not have."""
 
+    core: Mimi
+    config: MimiConfig
     main_input_name = "input_values"
 
     def __init__(self, config: MimiConfig) -> None:
@@ -51,26 +53,10 @@ class MimiModel(nn.Module):
         core, config, _ = load_core(source, Mimi, device_map, dtype, torch_dtype, revision)
         return cls.holding(core.float(), MimiConfig.from_dict(config)).eval()
 
-    @classmethod
-    def holding(cls, core: Mimi, config: MimiConfig) -> Self:
-        """Over a codec that is there already."""
-        model = cls.__new__(cls)
-        nn.Module.__init__(model)
-        model.core, model.config, model.training = core, config, core.training
-        return model
-
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model as Hugging Face's files; raises `CheckpointError` when it cannot."""
         save_model(self.core, folder, "hf")
         self.config.save_pretrained(folder)
-
-    @property
-    def device(self) -> torch.device:
-        return self.core.quantizer.semantic.project_in.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.core.quantizer.semantic.project_in.weight.dtype
 
     @torch.no_grad()
     def encode(

@@ -9,19 +9,19 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from earful.checkpoint.fields import Fields
-from earful.checkpoint.files import fetch, write_json
+from earful.checkpoint.files import write_json
+from earful.checkpoint.hub import fetch
 from earful.hf.arguments import initialise
 from earful.hf.config import read_config
 from earful.hf.generating import Streamer, choice_of, generated, length_of, lengths, rows_of
-from earful.hf.loading import Device, Dtype, load_core
+from earful.hf.loading import Device, Dtype, OverCore, load_core
 from earful.hf.mimi import MimiModel
 from earful.hf.mimi import initialise as initialise_codec
 from earful.hf.moshi_config import CHOICE, GENERATION, MoshiConfig
 from earful.hf.moshi_depth import MoshiDepthDecoder, place_loss
-from earful.hf.moshi_generate import SpeechWriter, summed
 from earful.hf.moshi_inputs import joined, prompt_of
 from earful.hf.moshi_text import MoshiForCausalLM
 from earful.hf.outputs import (
@@ -30,29 +30,26 @@ from earful.hf.outputs import (
     MoshiDepthOutput,
     MoshiUnconditionalInput,
 )
+from earful.models.moshi.decode import SpeechWriter, summed
 from earful.models.moshi.model import Moshi, TemporalState
 from earful.nn.passes import IGNORED
 from earful.registry import save_model
 
 
-class MoshiForConditionalGeneration(nn.Module):
+class MoshiForConditionalGeneration(OverCore):
     """A voice that listens. Raises ValueError for a configuration that the network does not have."""
 
+    core: Moshi
+    config: MoshiConfig
     main_input_name = "input_ids"
     generation_config: dict[str, Any]  # what a folder's generation_config.json says, or would say
 
     def __init__(self, config: MoshiConfig) -> None:
         super().__init__()
-        self._hold(Moshi(config.to_core()), config, {})
+        self.core, self.config, self.generation_config = Moshi(config.to_core()), config, {}
         initialise(self.core.temporal, config.initializer_range)
         initialise(self.core.depth, config.depth_decoder_config.initializer_range)
         initialise_codec(self.core.codec, config.audio_encoder_config)
-
-    def _hold(
-        self, core: Moshi, config: MoshiConfig, generation_config: dict[str, Any], tokenizer: Path | None = None
-    ) -> None:
-        self.core, self.config, self.tokenizer_file = core, config, tokenizer
-        self.generation_config = generation_config
 
     @classmethod
     def from_pretrained(
@@ -76,11 +73,9 @@ class MoshiForConditionalGeneration(nn.Module):
         core, values, tokenizer = load_core(folder, Moshi, device_map, dtype, torch_dtype, None)
         if config is not None and config.to_core() != core.config:
             raise ValueError(f"{source}: expected a config with the sizes of the checkpoint, got others")
-        model = cls.__new__(cls)
-        nn.Module.__init__(model)
+        generation = read_config(folder, GENERATION)
         stored = config or MoshiConfig.from_dict(values)
-        model._hold(core, stored, read_config(folder, GENERATION), tokenizer)
-        return model.eval()
+        return cls.holding(core, stored, tokenizer_file=tokenizer, generation_config=generation).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, and the tokenizer file that it was loaded with, as Hugging Face's files.
@@ -93,22 +88,14 @@ class MoshiForConditionalGeneration(nn.Module):
             write_json(Path(folder) / GENERATION, self.generation_config)
 
     @property
-    def device(self) -> torch.device:
-        return self.core.temporal.norm.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.core.temporal.norm.weight.dtype
-
-    @property
     def decoder(self) -> MoshiForCausalLM:
         """The decoder of text alone; it shares its weights with this model, as the other two parts do."""
-        return MoshiForCausalLM.holding(self.core.temporal, self.config, self.generation_config)
+        return MoshiForCausalLM.holding(self.core.temporal, self.config, generation_config=self.generation_config)
 
     @property
     def depth_decoder(self) -> MoshiDepthDecoder:
-        choice = self.generation_config.get(CHOICE)
-        return MoshiDepthDecoder.holding(self.core.depth, self.config.depth_decoder_config, choice)
+        choice = self.generation_config.get(CHOICE) or {}
+        return MoshiDepthDecoder.holding(self.core.depth, self.config.depth_decoder_config, generation_config=choice)
 
     @property
     def audio_encoder(self) -> MimiModel:

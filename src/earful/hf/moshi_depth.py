@@ -7,25 +7,27 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from earful.checkpoint.fields import Fields
-from earful.checkpoint.files import fetch
+from earful.checkpoint.hub import fetch
 from earful.generate.lockstep import Choice
 from earful.hf.arguments import caching, initialise, require_one
 from earful.hf.config import read_config
 from earful.hf.generating import choice_of
-from earful.hf.loading import Device, Dtype, load_core
-from earful.hf.moshi_codes import DepthCache, codes_of, embedded, step
+from earful.hf.loading import Device, Dtype, OverCore, load_core
 from earful.hf.moshi_config import CHOICE, GENERATION, MoshiConfig, MoshiDepthConfig
 from earful.hf.outputs import MoshiDepthOutput
+from earful.models.moshi.codes import DepthCache, codes_of, embedded, step
 from earful.models.moshi.model import Depth, Moshi
 from earful.nn.passes import IGNORED
 
 
-class MoshiDepthDecoder(nn.Module):
+class MoshiDepthDecoder(OverCore):
     """The codes of a frame, one after the other. Raises ValueError for sizes that the network does not have."""
 
+    core: Depth
+    config: MoshiDepthConfig
     main_input_name = "input_ids"
     generation_config: dict[str, Any]  # what a folder's generation_config.json says, or would say, of it
 
@@ -47,17 +49,10 @@ class MoshiDepthDecoder(nn.Module):
         """The part of a whole model; arguments and errors as of `MoshiForConditionalGeneration`'s."""
         folder = fetch(source, revision)
         whole, values, _ = load_core(folder, Moshi, device_map, dtype, torch_dtype, None)
-        choice = read_config(folder, GENERATION).get(CHOICE)
-        return cls.holding(whole.depth, MoshiConfig.from_dict(values).depth_decoder_config, choice).eval()
-
-    @classmethod
-    def holding(cls, core: Depth, config: MoshiDepthConfig, generation_config: dict[str, Any] | None = None) -> Self:
-        """Over a network that is there already."""
-        model = cls.__new__(cls)
-        nn.Module.__init__(model)
-        model.core, model.config, model.training = core, config, core.training
-        model.generation_config = generation_config or {}
-        return model
+        choice = read_config(folder, GENERATION).get(CHOICE) or {}
+        return cls.holding(
+            whole.depth, MoshiConfig.from_dict(values).depth_decoder_config, generation_config=choice
+        ).eval()
 
     def forward(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from earful.hf.moshi_generate import Prompt
+from earful.models.moshi.decode import Prompt
 from earful.models.moshi.model import Moshi
 
 NAMES = ("input_ids", "moshi_audio_codes", "user_audio_codes")

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from earful.checkpoint.fields import Fields
-from earful.checkpoint.files import fetch
+from earful.checkpoint.hub import fetch
 from earful.hf.config import read_config
 from earful.hf.generating import Streamer, choice_of, generated, length_of, lengths, rows_of
 from earful.hf.moshi_config import GENERATION, MoshiConfig
 from earful.hf.outputs import MoshiCausalLMOutputWithPast
 from earful.hf.temporal import TemporalModel, TemporalPart
-from earful.models.kyutai_stt.decode import writing_state
-from earful.models.moshi.model import Moshi, Temporal, TemporalState
+from earful.models.moshi.decode import writing_state
+from earful.models.moshi.model import Moshi, TemporalState
 from earful.nn.passes import PLAIN, Ask, next_token_loss, run
 from earful.nn.state import select
 
@@ -53,12 +53,6 @@ class MoshiForCausalLM(TemporalPart):
         folder = fetch(source, revision)
         model = super().from_pretrained(folder, **options)
         model.generation_config = read_config(folder, GENERATION)
-        return model
-
-    @classmethod
-    def holding(cls, core: Temporal, config: MoshiConfig, generation_config: dict[str, Any] | None = None) -> Self:
-        model = super().holding(core, config)
-        model.generation_config = generation_config or {}
         return model
 
     @property

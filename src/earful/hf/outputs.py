@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from earful.hf.moshi_codes import DepthCache
 from earful.models.mimi.model import DecodeState, EncodeState
+from earful.models.moshi.codes import DepthCache
 from earful.models.moshi.model import TemporalState
 from earful.models.s2t.passes import Cache
 from earful.models.voxtral.model import DecoderState, EncoderState

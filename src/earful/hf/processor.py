@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from earful.checkpoint.files import fetch
+from earful.checkpoint.hub import fetch
 from earful.hf.features import (
     BatchFeature,
     VoxtralRealtimeFeatureExtractor,

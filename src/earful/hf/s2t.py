@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from earful.generate.beam import Hypothesis
 from earful.hf.arguments import caching, initialise, keys_of, require_one, require_positions
 from earful.hf.generating import length_of, sampling_of
-from earful.hf.loading import Device, Dtype, load_core
+from earful.hf.loading import Device, Dtype, OverCore, load_core
 from earful.hf.outputs import BaseModelOutput, GenerateEncoderDecoderOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from earful.hf.s2t_config import Speech2TextConfig
 from earful.models.s2t.config import EOS, PAD, START, S2tConfig
@@ -24,20 +24,19 @@ from earful.models.s2t.passes import Ask, Cache, decode, encode, label_loss, shi
 from earful.registry import save_model
 
 
-class _Held(nn.Module):
+class _Held(OverCore):
     """What both models have in common: the whole network, which one of them shows without its head."""
 
+    core: Speech2Text
+    config: Speech2TextConfig
     main_input_name = "input_features"
 
     def __init__(self, config: Speech2TextConfig) -> None:
         super().__init__()
-        self._hold(Speech2Text(config.to_core()), config)
+        self.core, self.config = Speech2Text(config.to_core()), config
         initialise(self.core, config.init_std)
         with torch.no_grad():
             self.core.decoder.embed.weight[PAD] = 0
-
-    def _hold(self, core: Speech2Text, config: Speech2TextConfig, tokenizer: Path | None = None) -> None:
-        self.core, self.config, self.tokenizer_file = core, config, tokenizer
 
     @classmethod
     def from_pretrained(
@@ -56,16 +55,7 @@ class _Held(nn.Module):
         Raises `CheckpointError` for what cannot be loaded, ValueError for other devices and types.
         """
         core, values, tokenizer = load_core(source, Speech2Text, device_map, dtype, torch_dtype, revision)
-        return cls.holding(core, Speech2TextConfig.from_dict(values), tokenizer).eval()
-
-    @classmethod
-    def holding(cls, core: Speech2Text, config: Speech2TextConfig, tokenizer: Path | None = None) -> Self:
-        """Over a network that is there already."""
-        model = cls.__new__(cls)
-        nn.Module.__init__(model)
-        model._hold(core, config, tokenizer)
-        model.training = core.training
-        return model
+        return cls.holding(core, Speech2TextConfig.from_dict(values), tokenizer_file=tokenizer).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, and the vocabulary that it was loaded with if there was one, as Hugging Face's files.
@@ -74,14 +64,6 @@ class _Held(nn.Module):
         """
         known = self.tokenizer_file is not None and self.tokenizer_file.is_file()
         save_model(self.core, folder, "hf", self.tokenizer_file if known else None)
-
-    @property
-    def device(self) -> torch.device:
-        return self.core.decoder.norm.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.core.decoder.norm.weight.dtype
 
 
 class Speech2TextModel(_Held):
@@ -174,7 +156,7 @@ class Speech2TextForConditionalGeneration(_Held):
     @property
     def model(self) -> Speech2TextModel:
         """The network without its head; it shares its weights with this model."""
-        return Speech2TextModel.holding(self.core, self.config, self.tokenizer_file)
+        return Speech2TextModel.holding(self.core, self.config, tokenizer_file=self.tokenizer_file)
 
     def forward(
         self,

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from earful.checkpoint.fields import shown
-from earful.checkpoint.files import fetch, write_json
+from earful.checkpoint.files import write_json
+from earful.checkpoint.hub import fetch
 from earful.hf.extractor import FILE, Extractor, cut_length, filled_length
 from earful.hf.features import BatchFeature, clips_of, require_rate
 from earful.hf.s2t_tokenizer import Speech2TextTokenizer

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Self, overload
 
 from earful.checkpoint.fields import Fields, shown
-from earful.checkpoint.files import fetch, replacing, write_json
+from earful.checkpoint.files import replacing, write_json
+from earful.checkpoint.hub import fetch
 from earful.hf.extractor import filled_length
 from earful.hf.features import BatchFeature
 from earful.hf.tokenizer import Ids, Tokenizer, plain

@@ -5,23 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from earful.hf.arguments import caching, initialise, keys_of, require_one, require_positions
-from earful.hf.loading import Device, Dtype, load_core
+from earful.hf.loading import Device, Dtype, OverCore, load_core
 from earful.hf.outputs import BaseModelOutputWithPast
-from earful.models.kyutai_stt.decode import writing_state
+from earful.models.moshi.decode import writing_state
 from earful.models.moshi.model import Temporal, TemporalState
 from earful.nn.passes import CHUNK, Ask, run
 
 
-class TemporalPart(nn.Module):
+class TemporalPart(OverCore):
     """The transformer over time, on its own or out of a whole model, with which it then shares its weights.
 
     Raises ValueError for a configuration that the network does not have.
     """
 
+    core: Temporal
     main_input_name = "input_ids"
     whole: ClassVar[type[nn.Module]]  # the core model that it is a part of
     config_class: ClassVar[type[Any]]
@@ -45,22 +45,6 @@ class TemporalPart(nn.Module):
         whole, values, _ = load_core(source, cls.whole, device_map, dtype, torch_dtype, revision)
         assert isinstance(whole.temporal, Temporal)
         return cls.holding(whole.temporal, cls.config_class.from_dict(values)).eval()
-
-    @classmethod
-    def holding(cls, core: Temporal, config: Any) -> Self:
-        """Over a network that is there already."""
-        model = cls.__new__(cls)
-        nn.Module.__init__(model)
-        model.core, model.config, model.training = core, config, core.training
-        return model
-
-    @property
-    def device(self) -> torch.device:
-        return self.core.norm.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.core.norm.weight.dtype
 
     def wanted(self, asked: bool | None, name: str) -> bool:
         """What an argument asks for, or else the configuration."""

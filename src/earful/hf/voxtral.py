@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from earful.hf.arguments import caching, initialise, keys_of, require_one, require_positions
 from earful.hf.config import VoxtralRealtimeConfig
 from earful.hf.encoder import VoxtralRealtimeEncoder
 from earful.hf.generating import Streamer, collected, length_of, sampling_of
-from earful.hf.loading import Device, Dtype, load_core
+from earful.hf.loading import Device, Dtype, OverCore, load_core
 from earful.hf.outputs import VoxtralRealtimeCausalLMOutputWithPast, VoxtralRealtimeEncoderOutput
 from earful.models.voxtral.decode import hear_chunks, hear_whole, write
 from earful.models.voxtral.model import DecoderState, EncoderState, VoxtralRealtime
@@ -23,19 +23,18 @@ from earful.nn.passes import CHUNK, Ask, next_token_loss, run
 from earful.registry import save_model
 
 
-class VoxtralRealtimeForConditionalGeneration(nn.Module):
+class VoxtralRealtimeForConditionalGeneration(OverCore):
     """Transcribes features that the processor made. Raises ValueError for a configuration that the network has not."""
 
+    core: VoxtralRealtime
+    config: VoxtralRealtimeConfig
     main_input_name = "input_ids"
 
     def __init__(self, config: VoxtralRealtimeConfig) -> None:
         super().__init__()
-        self._hold(VoxtralRealtime(config.to_core()), config)
+        self.core, self.config = VoxtralRealtime(config.to_core()), config
         initialise(self.core, config.text_config.initializer_range)
         initialise(self.core.encoder, config.audio_config.initializer_range)
-
-    def _hold(self, core: VoxtralRealtime, config: VoxtralRealtimeConfig, tokenizer: Path | None = None) -> None:
-        self.core, self.config, self.tokenizer_file = core, config, tokenizer
 
     @classmethod
     def from_pretrained(
@@ -54,10 +53,7 @@ class VoxtralRealtimeForConditionalGeneration(nn.Module):
         Raises `CheckpointError` for what cannot be loaded, ValueError for other devices and types.
         """
         core, values, tokenizer = load_core(source, VoxtralRealtime, device_map, dtype, torch_dtype, revision)
-        model = cls.__new__(cls)
-        nn.Module.__init__(model)
-        model._hold(core, VoxtralRealtimeConfig.from_dict(values), tokenizer)
-        return model.eval()
+        return cls.holding(core, VoxtralRealtimeConfig.from_dict(values), tokenizer_file=tokenizer).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, and the tokenizer file that it was loaded with, as Hugging Face's files.
@@ -66,14 +62,6 @@ class VoxtralRealtimeForConditionalGeneration(nn.Module):
         folder cannot be loaded again. Raises `CheckpointError` when it cannot write.
         """
         save_model(self.core, folder, "hf", self.tokenizer_file)
-
-    @property
-    def device(self) -> torch.device:
-        return self.core.decoder.norm.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.core.decoder.norm.weight.dtype
 
     @property
     def audio_tower(self) -> VoxtralRealtimeEncoder:

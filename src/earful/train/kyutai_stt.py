@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earful import registry
-from earful.checkpoint.files import fetch
+from earful.checkpoint.hub import fetch
 from earful.errors import CheckpointError
 from earful.models.kyutai_stt.config import KyutaiSttConfig
 from earful.models.kyutai_stt.config_files import checked

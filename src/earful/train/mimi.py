@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from earful import registry
-from earful.checkpoint.files import fetch
+from earful.checkpoint.hub import fetch
 from earful.errors import CheckpointError
 from earful.models.mimi.config import MIMI, STEPS_PER_FRAME, MimiConfig
 from earful.models.mimi.model import Mimi

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from earful import registry
-from earful.checkpoint.files import fetch
+from earful.checkpoint.hub import fetch
 from earful.errors import CheckpointError
 from earful.models.moshi.config import MoshiConfig
 from earful.models.moshi.model import Moshi

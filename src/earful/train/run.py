@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from earful import registry
-from earful.checkpoint.files import fetch
+from earful.checkpoint.hub import fetch
 from earful.errors import CheckpointError
 from earful.models.voxtral.config import PRESETS, VoxtralConfig
 from earful.models.voxtral.config_files import CONV_STRIDE, LOG_MAX, checked, front_end, special_ids

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from earful import registry
 from earful.audio.fbank import HOP_S, frame_count
-from earful.checkpoint.files import fetch
+from earful.checkpoint.hub import fetch
 from earful.errors import CheckpointError
 from earful.models.s2t.config import (
     LANGUAGES,

@@ -3,8 +3,9 @@ import torch
 
 from earful.generate.sample import Sampling
 from earful.models.kyutai_stt import decode
-from earful.models.kyutai_stt.decode import frames_of, hear, with_start_id, write, writing_state
+from earful.models.kyutai_stt.decode import frames_of, hear, with_start_id, write
 from earful.models.moshi.config import TemporalConfig
+from earful.models.moshi.decode import writing_state
 from earful.models.moshi.model import Temporal
 from earful.registry import load_model
 from earful.testing import random_weights, write_tiny

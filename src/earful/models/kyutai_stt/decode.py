@@ -16,7 +16,7 @@ from torch import Tensor
 from earful.generate.sample import GREEDY, Sampling, choose
 from earful.models.mimi.model import Mimi
 from earful.models.moshi.model import Temporal, TemporalState
-from earful.nn.passes import CHUNK, rings, run
+from earful.nn.passes import run
 
 CHUNK_FRAMES = 25  # frames that the codec encodes in one call: 2 s
 
@@ -45,11 +45,6 @@ def frames_of(padding_mask: Tensor, frame_samples: int) -> Tensor:
     ends = (padding_mask.bool() * samples).amax(-1)  # [B]
     ends = torch.where(ends == 0, ends.max(), ends)
     return (padding_mask.shape[-1] - ends.max() + ends) // frame_samples
-
-
-def writing_state(temporal: Temporal, batch: int, prompt: int, length: int | None = None) -> TemporalState:
-    """A fresh state for a prompt of so many ids; length: of prompt and ids in all, where it is known."""
-    return TemporalState(*rings(temporal, batch, min(CHUNK, prompt), length))
 
 
 def write(

@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 
 from earful.generate.lockstep import Choice
-from earful.hf.moshi_codes import codes_of
-from earful.models.kyutai_stt.decode import writing_state
-from earful.models.moshi.model import Moshi, TemporalState
-from earful.nn.passes import run
+from earful.models.moshi.codes import codes_of
+from earful.models.moshi.model import Moshi, Temporal, TemporalState
+from earful.nn.passes import CHUNK, rings, run
 from earful.nn.state import select
+
+
+def writing_state(temporal: Temporal, batch: int, prompt: int, length: int | None = None) -> TemporalState:
+    """A fresh state for a prompt of so many ids; length: of prompt and ids in all, where it is known."""
+    return TemporalState(*rings(temporal, batch, min(CHUNK, prompt), length))
 
 
 @dataclass(frozen=True)
