@@ -2,10 +2,11 @@
 #
 # Nothing has to be set up first: a target that needs the environment makes it, once, and again when pyproject.toml
 # changes. Settings: PYTHON=python3.12 (which interpreter), VENV=.venv (where), ARGS="-k conv" (passed on),
-# TORCH_INDEX=URL (a package index of your own that holds torch).
+# JOBS=2 (how many processes test), TORCH_INDEX=URL (a package index of your own that holds torch).
 
 VENV ?= .venv
 ARGS ?=
+JOBS ?= 2
 export TORCH_INDEX PYTHON
 
 .PHONY: help demo setup test test-all check fmt bench clean
@@ -20,7 +21,7 @@ demo: $(VENV)/core.stamp  ## transcribe a bundled recording of a person, with th
 setup: $(VENV)/dev.stamp  ## the environment for everything below
 
 test: $(VENV)/dev.stamp  ## tests; ARGS="-k conv" picks some
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-all: $(VENV)/dev.stamp  ## the slow tests too, and those for a GPU where there is one
 	$(VENV)/bin/python -m pytest -m "" $(ARGS)
