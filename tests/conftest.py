@@ -77,13 +77,27 @@ def no_network() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def hub() -> None:
-    """A tiny checkpoint in the hub client's cache under each published name."""
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint under each published name, as the hub client caches them."""
     from earful.testing import write_tiny
 
+    kept = tmp_path_factory.mktemp("hub")
     for name, (family, layout, sizes) in MODELS.items():
-        folder = Path(os.environ["HF_HOME"], "hub", f"models--{name.replace('/', '--')}")
-        revision = "0" * 40
+        folder, revision = kept / f"models--{name.replace('/', '--')}", "0" * 40
         (folder / "refs").mkdir(parents=True)
         (folder / "refs" / "main").write_text(revision, encoding="utf-8")
         write_tiny(family, layout=layout, path=folder / "snapshots" / revision, **sizes)
+    return kept
+
+
+@pytest.fixture(scope="module")
+def hub(stand_ins: Path) -> Iterator[None]:
+    """The published names can be loaded; other modules find nothing behind them."""
+    cache = Path(os.environ["HF_HOME"], "hub")
+    cache.mkdir(exist_ok=True)
+    links = [cache / folder.name for folder in stand_ins.iterdir()]
+    for link in links:
+        link.symlink_to(stand_ins / link.name)
+    yield
+    for link in links:
+        link.unlink()
