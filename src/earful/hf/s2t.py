@@ -254,7 +254,7 @@ class Speech2TextForConditionalGeneration(_Held):
             features.to(self.dtype),
             frames_of(attention_mask, features),
             how,
-            for_each(forced_bos_token_id, len(features)),
+            for_each(self.core.config.first_id if forced_bos_token_id is None else forced_bos_token_id, len(features)),
             num_return_sequences if do_sample else 1,
         )
         chosen = [text for best in texts for text in filled(best, num_return_sequences)]

@@ -54,6 +54,7 @@ class S2tConfig:
     audio: AudioConfig
     text: TextConfig
     decoding: Decoding = SEARCH
+    first_id: int | None = None  # that texts begin with where no language is chosen
     activation: str = "relu"
     scaled: bool = True  # what enters either half is multiplied by the root of `dim`
     tied: bool = True  # the output head is the embedding

@@ -128,6 +128,7 @@ def from_hf(
         ),
         text=read_text(tokenizer or Fields({}, "tokenizer_config.json")),
         decoding=_decoding(config if generation is None else generation),
+        first_id=_first_id(config if generation is None else generation, size["vocab_size"]),
         activation=activation,
         scaled=config.flag("scale_embedding", True),
         tied=config.flag("tie_word_embeddings", True),
@@ -173,6 +174,13 @@ def _decoding(fields: Fields) -> Decoding:
         length_penalty=fields.number("length_penalty", -100, 100, usual.length_penalty),
         early_stopping=early,
     )
+
+
+def _first_id(fields: Fields, vocab: int) -> int | None:
+    """Which id every text begins with, if the files say so."""
+    if fields.values.get("forced_bos_token_id") is None:
+        return None
+    return fields.whole("forced_bos_token_id", 0, vocab - 1)
 
 
 def _sizes(config: S2tConfig) -> dict[str, int]:
@@ -233,6 +241,7 @@ def to_hf(config: S2tConfig, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
         "generation_config.json": {
             **ids,
             "early_stopping": config.decoding.early_stopping,
+            **({} if config.first_id is None else {"forced_bos_token_id": config.first_id}),
             "length_penalty": config.decoding.length_penalty,
             "max_length": config.decoding.max_length,
             "num_beams": config.decoding.beams,

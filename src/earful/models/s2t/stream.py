@@ -91,7 +91,9 @@ class S2tStream:
         if delay_s is not None:
             raise ValueError(f"expected no delay, since text comes at pauses, got {delay_s} s")
         how = decoding or self.config.decoding
-        return Memo(Cutter(self.rate_hz, pauses), self.text.language_id(language), how, align)
+        first = self.config.first_id if language is None else None
+        first = self.text.language_id(language) if first is None else first
+        return Memo(Cutter(self.rate_hz, pauses), first, how, align)
 
     def step(self, state: list[Tensor], samples: Tensor, counts: list[int]) -> Tensor:
         """Samples [B, hops * hop] by hop: [B, hops, hop]."""
