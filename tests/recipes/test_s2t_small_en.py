@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from earful.api import BUILTIN
 from earful.registry import FAMILIES
 from earful.train.s2t import PRESETS, S2tRun
 
@@ -33,3 +37,14 @@ def test_its_page_has_the_size_of_the_network() -> None:
     model = FAMILIES["s2t"].build(replace(PRESETS["s2t-small-en"], vocab=pieces))
     count = sum(weight.numel() for weight in model.parameters())
     assert f"| parameters | {count / 1e6:.1f} M" in (RECIPE / "README.md").read_text()
+
+
+def test_ten_minutes_are_scored_with_the_times_of_their_segments(capsys: pytest.CaptureFixture[str]) -> None:
+    script = runpy.run_path(str(RECIPE / "ten_minutes.py"))
+    script["main"].__globals__["LENGTH_S"] = 12.0
+    script["main"](str(BUILTIN), [ROOT / "recipes/builtin-en/evaluation/heldout-everyday/manifest.jsonl"])
+    first, *scores, ends = capsys.readouterr().out.splitlines()
+    seconds, clips, segments = map(int, re.findall(r"\d+", first))
+    assert 6 <= seconds <= 12 and 2 <= clips <= 12 and segments >= clips / 2
+    assert [re.sub(r"[\d.]+", "N", line) for line in scores] == ["everyday: N % of N words", "all: N % of N words"]
+    assert float(re.findall(r"([\d.]+) % within", ends)[0]) >= 50

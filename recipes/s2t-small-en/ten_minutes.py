@@ -1,0 +1,77 @@
+"""What `earful transcribe` makes of ten minutes of held-out clips and pauses: `ten_minutes.py MODEL MANIFEST...`.
+
+Prints the word error rate of the whole, by kind of clip, and how far the end of each segment is from the end of the
+last word that was said before it. The clips come in an order by chance, the same one every time, as many as fit.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from earful.audio.io import read_audio, write_wav
+from earful.train.score import Reference, read_references, scores
+
+RATE_HZ, LENGTH_S, PAUSES_S = 16_000, 600.0, (0.6, 2.8)
+AROUND_S = 0.15  # the first sound of a word begins before its time
+CLOSE_S = 0.3
+
+
+@dataclass(frozen=True)
+class Clip:
+    reference: Reference
+    words: list[tuple[float, float]]  # start and end of each in the recording, in seconds
+
+
+def recording(manifests: list[Path]) -> tuple[np.ndarray, list[Clip]]:
+    """Samples [N] float32 and the clips in them. Raises OSError and EarfulError for what cannot be read."""
+    rows = [
+        (reference, json.loads(line)["words"])
+        for manifest in manifests
+        for reference, line in zip(read_references(manifest), manifest.read_text().splitlines(), strict=True)
+    ]
+    files = {path: read_audio(path, RATE_HZ) for path in {reference.audio for reference, _ in rows}}
+    rng = np.random.default_rng(0)
+    parts, clips, at_s = [], [], 0.0
+    for row in rng.permutation(len(rows)):
+        reference, words = rows[row]
+        pause_s = round(rng.uniform(*PAUSES_S), 2)
+        first_s, last_s = max(0.0, words[0][1] - AROUND_S), words[-1][2] + AROUND_S
+        if at_s + pause_s + last_s - first_s > LENGTH_S:
+            break
+        begin, end = (round((reference.start_s + edge) * RATE_HZ) for edge in (first_s, last_s))
+        parts += [np.zeros(round(pause_s * RATE_HZ), np.float32), files[reference.audio][begin:end]]
+        shift = at_s + pause_s - first_s
+        clips.append(Clip(reference, [(start + shift, end + shift) for _, start, end in words]))
+        at_s += pause_s + last_s - first_s
+    return np.concatenate(parts), clips
+
+
+def main(model: str, manifests: list[Path]) -> None:
+    samples, clips = recording(manifests)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "ten-minutes.wav"
+        write_wav(path, samples, RATE_HZ)
+        command = [sys.executable, "-m", "earful", "transcribe", str(path), "--model", model, "--format", "json"]
+        found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    texts, off = [[] for _ in clips], []
+    ends = np.array([end for clip in clips for _, end in clip.words])
+    for segment in found["segments"]:
+        # A clip has the segments that begin in it, or in the pause before it.
+        owner = next((i for i, clip in enumerate(clips) if segment["start_s"] < clip.words[-1][1]), len(clips) - 1)
+        texts[owner].append(segment["text"])
+        off.append(np.abs(ends - segment["end_s"]).min())
+    print(f"{len(samples) / RATE_HZ:.0f} s, {len(clips)} clips, {len(found['segments'])} segments")
+    for score in scores([clip.reference for clip in clips], [" ".join(text) for text in texts]):
+        print(f"{score.kind}: {100 * score.wer:.1f} % of {score.words} words")
+    if off:
+        near = np.mean(np.array(off) <= CLOSE_S)
+        print(f"ends: median {np.median(off):.2f} s off, {100 * near:.1f} % within {CLOSE_S} s, worst {max(off):.2f} s")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], [Path(name) for name in sys.argv[2:]])
