@@ -132,7 +132,7 @@ def _ctc(log_chances: torch.Tensor, pieces: list[int]) -> float:
 
 
 def test_labels_are_smoothed_over_all_pieces(tmp_path: Path) -> None:
-    plain, smooth = (S2tObjective(network(tmp_path), smoothing) for smoothing in (0.0, 0.2))
+    plain, smooth = (S2tObjective(network(tmp_path), smoothing=smoothing) for smoothing in (0.0, 0.2))
     smooth.load_state_dict(plain.state_dict())
     given = batch(plain.model)
     (plain_loss, _), (loss, parts) = (o(**given, auxiliary_weight=0.0) for o in (plain, smooth))

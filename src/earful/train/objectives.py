@@ -170,15 +170,15 @@ class KyutaiSttObjective(nn.Module):
 class S2tObjective(nn.Module):
     """Next-token loss of Speech2Text with smoothed labels, and two auxiliary losses on the encoder while training.
 
-    One head names the sound of every encoder frame where it is known; the other's pieces, blanks between them, spell
+    One head names the sounds of every encoder frame where they are known; the other's pieces, blanks between them, spell
     the text in order (CTC, Graves et al. 2006; beside attention: Watanabe et al. 2017). They teach the encoder to hear
     before the decoder knows where to look; export drops them.
     """
 
-    def __init__(self, model: Speech2Text, smoothing: float = 0.1) -> None:
+    def __init__(self, model: Speech2Text, sounds_per_step: int = 1, smoothing: float = 0.1) -> None:
         super().__init__()
-        self.model, self.smoothing = model, smoothing
-        self.sound_head = nn.Linear(model.config.dim, LABELS)
+        self.model, self.sounds_per_step, self.smoothing = model, sounds_per_step, smoothing
+        self.sound_head = nn.Linear(model.config.dim, sounds_per_step * LABELS)
         self.ctc_head = nn.Linear(model.config.dim, model.config.vocab)  # the blank is `BOS`, which no text has
 
     def forward(
@@ -187,7 +187,7 @@ class S2tObjective(nn.Module):
         """The loss to minimise, and its parts.
 
         features: [B, F, bins]; lengths: [B] frames of each; ids, labels: [B, T] int64, what is read and what is to
-        follow; sounds: [B, S] int64, one per encoder frame. labels and sounds may be IGNORED.
+        follow; sounds: [B, S * sounds_per_step] int64, in order. labels and sounds may be IGNORED.
         """
         model = self.model
         encoded, steps = model.encoder(features, lengths, alone=True)  # [B, S, D]
@@ -195,7 +195,7 @@ class S2tObjective(nn.Module):
         smooth = F.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=self.smoothing
         )
-        heard = self.sound_head(encoded).float()
+        heard = self.sound_head(encoded).unflatten(-1, (self.sounds_per_step, LABELS)).flatten(1, 2).float()
         sound = cross_entropy(heard, sounds) if bool((sounds != IGNORED).any()) else heard.sum() * 0
         pieces = (labels != IGNORED) & (labels != EOS)
         ctc = F.ctc_loss(

@@ -46,7 +46,7 @@ PRESETS = {
         decoder=StackConfig(2, 4, 1024),
         vocab=0,
         conv_channels=512,
-        conv_kernels=(5, 5),
+        conv_kernels=(5, 5, 5),
         source_frames=6000,
         target_ids=1024,
         audio=AudioConfig(16_000, 80),
@@ -106,7 +106,8 @@ def train_s2t(run: S2tRun, report: Callable[[dict[str, float]], None] = lambda _
     model, corpus, tokenizer = _start(run)
     text = S2tText.from_file(tokenizer, model.config.text)
     examples = Examples(Mixer(corpus, run.shares or None), model.config, text, run.batch, run.seconds, run.clean)
-    trainer = Trainer(S2tObjective(model.train(), run.smoothing).to(run.device), schedule, run.folder, run.dtype)
+    objective = S2tObjective(model.train(), sounds_per_step(model.config), run.smoothing).to(run.device)
+    trainer = Trainer(objective, schedule, run.folder, run.dtype)
     trainer.resume()
     source = batches(examples, run.seed, trainer.step, run.steps, run.workers)
     trainer.run((moved(batch, run.device, run.dtype) for batch in source), report)
@@ -171,6 +172,11 @@ def encoder_steps(frames: int, config: S2tConfig) -> int:
     return frames
 
 
+def sounds_per_step(config: S2tConfig) -> int:
+    """How many sounds a step of the encoder names: one to 40 ms."""
+    return 2 ** max(0, len(config.conv_kernels) - 2)
+
+
 class Examples:
     """Batches of mixed utterances; number `index` of the stream `seed` is always the same.
 
@@ -205,8 +211,8 @@ class Examples:
         for one, count in zip(features, lengths.tolist(), strict=True):
             one[:count] = torch.from_numpy(mask_spectrogram(rng, one[:count].T.numpy(), HOP_S)).T
         ids, labels = zip(*(self._asked(text, rounded(longest)) for text in texts), strict=True)
-        steps = encoder_steps(frames, self.config)
-        heard = [F.pad(torch.from_numpy(row), (0, steps - len(row)), value=IGNORED) for row in sounds]
+        count = encoder_steps(frames, self.config) * sounds_per_step(self.config)
+        heard = [F.pad(torch.from_numpy(row), (0, count - len(row)), value=IGNORED) for row in sounds]
         return {
             "features": F.pad(features, (0, 0, 0, frames - features.shape[1])),
             "lengths": lengths,
@@ -218,7 +224,7 @@ class Examples:
     def _example(
         self, rng: np.random.Generator, length_s: float
     ) -> tuple[npt.NDArray[np.float32], list[int], npt.NDArray[np.int64]]:
-        """Samples [N], the ids to write, and the sound of each encoder step."""
+        """Samples [N], the ids to write, and the sounds of each encoder step."""
         mixer, rate_hz = self.mixer, self.mixer.corpus.rate_hz
         places = mixer.fill(rng, rng.uniform(0, min(LEAD_S, length_s / 4)), length_s)
         utterances = [mixer.utterance(place) for place in places]
@@ -228,7 +234,7 @@ class Examples:
         language = utterances[0].language if utterances and self.text.language_ids else None
         ids = self.text.encode(" ".join(utterance.text for utterance in utterances), language)
         steps = encoder_steps(frame_count(len(samples), rate_hz), self.config)
-        return samples, ids, self._sounds(places, steps)
+        return samples, ids, self._sounds(places, steps * sounds_per_step(self.config))
 
     def _asked(self, text: list[int], length: int) -> tuple[Tensor, Tensor]:
         """What the decoder reads and what is to follow, [length] each; which language to write is not learned."""
@@ -239,13 +245,14 @@ class Examples:
             labels[0] = IGNORED
         return ids, labels
 
-    def _sounds(self, places: Sequence[Place], steps: int) -> npt.NDArray[np.int64]:
+    def _sounds(self, places: Sequence[Place], count: int) -> npt.NDArray[np.int64]:
         spans = []
         for place in places:
             starts, labels = phoneme_spans(self.mixer.utterance(place))
             spans.append((place.at_s + (starts - place.from_s) / place.speed, labels))
         ranges = [(place.at_s, place.end_s) for place in places]
-        return phoneme_labels(spans, ranges, steps, HOP_S * 2 ** len(self.config.conv_kernels), latency=0)
+        sound_s = HOP_S * 2 ** len(self.config.conv_kernels) / sounds_per_step(self.config)
+        return phoneme_labels(spans, ranges, count, sound_s, latency=0)
 
 
 def rounded(length: int) -> int:

@@ -155,7 +155,7 @@ def write_hf(config: KyutaiSttConfig, folder: Path, dtype: torch.dtype, tokenize
             f"expected no VAD heads and word_id {WORD_ID}: the Hugging Face layout cannot say otherwise; got "
             f"{config.vad_heads} heads and word_id {config.word_id}"
         )
-    if not (config.temporal.norm == "rms" and config.temporal.gated and config.temporal.rotary):
+    if not config.temporal.published:
         raise CheckpointError(
             "expected root-mean-square norms, gates and rotary positions: the Hugging Face layout cannot say "
             "otherwise; got others"

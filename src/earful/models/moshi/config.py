@@ -29,6 +29,11 @@ class TemporalConfig:
     gated: bool = True  # otherwise the inner width has a GELU and no gate
     rotary: bool = True  # otherwise positions are sinusoids beside the input; their longest period is 2 pi rope_base
 
+    @property
+    def published(self) -> bool:
+        """Whether it is built like all published models, which is all that Hugging Face's layout can say."""
+        return self.norm == "rms" and self.gated and self.rotary
+
 
 @dataclass(frozen=True)
 class DepthConfig:

@@ -184,8 +184,8 @@ def write_hf(config: MoshiConfig, folder: Path, dtype: torch.dtype, tokenizer: P
         f"delays of {delays_of(own)}": config.delays != delays_of(own),
         "weights of its own to every codebook": config.depth.schedule != tuple(range(own)),
         "no low-rank tables": config.depth.low_rank is not None,
-        "root-mean-square norms": (config.temporal.norm, config.depth.norm) != ("rms", "rms"),
-        "gates and rotary positions over time": not (config.temporal.gated and config.temporal.rotary),
+        "root-mean-square norms, gates and rotary positions": not config.temporal.published,
+        "root-mean-square norms over the codes": config.depth.norm != "rms",
         "no positions of codes": config.depth.sinusoid_base is not None,
         "no conditions": bool(config.conditions),
         f"the ids {PAD_ID} and {END_PAD_ID} for a frame without text": (
