@@ -179,6 +179,18 @@ def test_a_start_that_is_no_codec_is_refused(tmp_path: Path) -> None:
         starting_codec(str(other), 0)
 
 
+def test_a_random_codec_hears_speech_and_not_its_own_biases() -> None:
+    model = starting_codec("mimi-small", 0)
+    generator = torch.Generator().manual_seed(2)
+    samples = 0.1 * torch.randn(2, 1, 10 * model.config.frame_samples, generator=generator)
+    with torch.no_grad():
+        latents = model.latents(samples)  # [B, D, T]
+        answer = model.decoder(model.upsample(latents))
+    assert 0.3 < latents.std() < 3
+    assert latents.std(dim=(0, 2)).mean() > 0.5 * latents.std()  # what stays the same says nothing
+    assert 0.03 < answer.std() < 0.3
+
+
 def test_the_small_preset_is_one_that_both_layouts_can_say(tmp_path: Path) -> None:
     model = starting_codec("mimi-small", 0)
     assert 1e6 < sum(weight.numel() for weight in model.parameters()) < 4e6

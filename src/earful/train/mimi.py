@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,6 +35,8 @@ PRESETS = {
 }  # fmt: skip
 SOUND_LATENCY = 2  # steps: codes name a sound once all of it has been heard
 ALL_KEPT = 0.5  # share of the examples of which all codebooks are heard; of the others some number
+GAIN = 1.2  # of random convolutions: ELU makes what is negative smaller
+LOUDNESS = 0.1  # of speech, root mean square
 OUTSIDE_S = 0.5  # of silence that a crop may begin before its utterance, or end behind it
 
 
@@ -96,17 +99,33 @@ def starting_codec(start: str, seed: int) -> Mimi:
     return loaded.train()
 
 
+@torch.no_grad()
 def initialise(model: Mimi, seed: int) -> None:
-    """Random weights to train from: transformer blocks begin as identities, codebooks with the first batch."""
+    """Random weights to train from: transformer blocks begin as identities, codebooks with the first batch.
+
+    Convolutions keep the size of what goes through them, so that speech reaches the codes and is not lost in biases:
+    it comes in at about a tenth and goes out so.
+    """
     torch.manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.ConvTranspose1d)):
+        if isinstance(module, nn.Linear):
             module.reset_parameters()
+        elif isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+            heard = module.in_channels // module.groups * module.kernel_size[0]
+            if isinstance(module, nn.ConvTranspose1d):
+                heard //= module.stride[0]
+            nn.init.normal_(module.weight, std=GAIN / math.sqrt(heard))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, Codebook):
             module.usage.zero_()
     for name, weight in model.named_parameters():
         if name.endswith(("attn.o.weight", "mlp.down.weight")):
             nn.init.zeros_(weight)
+        elif name == "encoder.first.conv.weight":
+            weight /= LOUDNESS
+        elif name == "decoder.last.conv.weight":
+            weight *= LOUDNESS
 
 
 class Crops:
