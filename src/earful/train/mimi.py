@@ -46,7 +46,8 @@ class MimiRun:
 
     start: a checkpoint folder or hub id to go on from, or the name of a preset. audio: where decoded audio is kept,
     by default in the run's folder. seconds: of audio in an example, rounded to whole frames; batch: examples in a step.
-    clean: share of the examples that are not degraded. sound_weight: of the loss on the names of sounds, which only
+    clean: share of the examples that are not degraded; decoded: share of them that become audio again, which costs more
+    than to hear them. sound_weight: of the loss on the names of sounds, which only
     speech with phonemes has.
     """
 
@@ -57,10 +58,11 @@ class MimiRun:
     audio: Path | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
     clean: float = 0.5
+    decoded: float = 0.25
     batch: int = 16
     seconds: float = 2.56
     matrix_rate: float = 0.01
-    other_rate: float = 1e-3
+    other_rate: float = 3e-3
     mel_weight: float = 2.0
     sound_weight: float = 1.0
     seed: int = 0
@@ -163,6 +165,10 @@ class Crops:
 def batches(crops: Crops, run: MimiRun, step: int) -> Iterator[Batch]:
     """The batches from step `step` on."""
     make = partial(crops.example, run.seed)
-    weights = {"mel_weight": run.mel_weight, "sound_weight": run.sound_weight}
+    always = {
+        "mel_weight": run.mel_weight,
+        "sound_weight": run.sound_weight,
+        "decoded": max(1, round(run.batch * run.decoded)),
+    }
     for number, batch in enumerate(feed(make, run.batch, step, run.steps, run.workers), step):
-        yield {**batch, **weights, "chance": number}
+        yield {**batch, **always, "chance": number}

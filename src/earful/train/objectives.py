@@ -20,7 +20,7 @@ from earful.train.targets import LABELS
 IGNORED = -100  # a label that costs nothing
 Z_WEIGHT = 1e-4  # keeps the logits' normaliser near zero, so that the text cannot drown the audio
 RESOLUTIONS = ((0.08, 80), (0.04, 64), (0.02, 40), (0.01, 20))  # windows in seconds, and mel bins
-QUIETEST = 2e-5  # of a mel band's amplitude: differences below are not heard
+QUIETEST = 2e-4  # of a mel band's amplitude: differences below are not heard
 CTC = 0.2  # beside the sounds, which are learned later where it counts more
 WAVE, COMMITMENT = 0.3, 0.25  # weights; phases that few bits cannot hold must not make the model fall silent
 
@@ -85,18 +85,27 @@ class MimiObjective(nn.Module):
         self.sound_head = nn.Linear(model.config.dim, STEPS_PER_FRAME * LABELS)
 
     def forward(
-        self, samples: Tensor, kept: Tensor, sounds: Tensor, chance: int, mel_weight: float, sound_weight: float
+        self,
+        samples: Tensor,
+        kept: Tensor,
+        sounds: Tensor,
+        chance: int,
+        mel_weight: float,
+        sound_weight: float,
+        decoded: int | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise, and its parts.
 
         samples: [B, 1, N] of whole frames; kept: [B] int64, so many codebooks are heard; sounds: [B, frames * 2] int64,
-        labels that may be IGNORED; chance: seeds what is random. In training mode the codebooks move too.
+        labels that may be IGNORED; chance: seeds what is random; decoded: so many of the examples become audio again,
+        all if None. In training mode the codebooks move too.
         """
         model = self.model
         generator = torch.Generator().manual_seed(chance)
         latents = model.latents(samples).transpose(1, 2)  # [B, T, D]
         coded, said, commitment = quantise_split(model.quantizer, latents, kept, generator, self.training)
-        again = model.decoder(model.decoder_transformer(model.upsample(coded.transpose(1, 2))))  # [B, 1, N]
+        vectors, samples = coded[:decoded].transpose(1, 2), samples[:decoded]
+        again = model.decoder(model.decoder_transformer(model.upsample(vectors)))  # [decoded, 1, N]
         wave = (again - samples).abs().mean() / samples.abs().mean().clamp(min=1e-3)
         mel = mel_distance(samples[:, 0], again[:, 0], model.config.rate_hz)
         named = self.sound_head(said).unflatten(-1, (STEPS_PER_FRAME, LABELS)).flatten(1, 2)  # [B, 2 T, LABELS]
