@@ -76,6 +76,24 @@ def test_the_objective_hears_what_the_codec_decodes() -> None:
     torch.testing.assert_close(parts["mel"], distance)
 
 
+def test_what_is_not_decoded_is_heard_all_the_same() -> None:
+    model = fresh()
+    objective = MimiObjective(model)
+    objective(**batch(model), **WEIGHTS)  # codebooks begin
+    objective.eval()
+    everything = batch(model)
+    first = {name: value[:1] if isinstance(value, torch.Tensor) else value for name, value in everything.items()}
+    with torch.no_grad():
+        _, whole = objective(**everything, **WEIGHTS)
+        _, part = objective(**everything, **WEIGHTS, decoded=1)
+        _, alone = objective(**first, **WEIGHTS)
+    for name in ("wave", "mel"):
+        torch.testing.assert_close(part[name], alone[name])
+        assert part[name] != whole[name]
+    for name in ("sound", "commitment"):
+        torch.testing.assert_close(part[name], whole[name])
+
+
 def test_without_names_of_sounds_there_is_no_loss_on_them() -> None:
     model = fresh()
     given = batch(model) | {"sounds": torch.full((2, 8), IGNORED)}

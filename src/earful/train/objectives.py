@@ -179,9 +179,9 @@ class KyutaiSttObjective(nn.Module):
 class S2tObjective(nn.Module):
     """Next-token loss of Speech2Text with smoothed labels, and two auxiliary losses on the encoder while training.
 
-    One head names the sounds of every encoder frame where they are known; the other's pieces, blanks between them, spell
-    the text in order (CTC, Graves et al. 2006; beside attention: Watanabe et al. 2017). They teach the encoder to hear
-    before the decoder knows where to look; export drops them.
+    One head names the sounds of every encoder frame where they are known; the other's pieces, blanks between them,
+    spell the text in order (CTC, Graves et al. 2006; beside attention: Watanabe et al. 2017). They teach the encoder
+    to hear before the decoder knows where to look; export drops them.
     """
 
     def __init__(self, model: Speech2Text, sounds_per_step: int = 1, smoothing: float = 0.1) -> None:
