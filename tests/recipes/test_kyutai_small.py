@@ -44,3 +44,16 @@ def test_the_curve_of_a_run(tmp_path: Path) -> None:
     assert scored["step"] == 7
     assert scored["heldout"] > 0
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_three_ways_of_writing_are_compared(tmp_path: Path) -> None:
+    write_tiny("kyutai_stt", path=tmp_path / "model")
+    noise = 0.1 * np.random.default_rng(0).standard_normal(12_000).astype(np.float32)
+    write_wav(tmp_path / "a.wav", noise, 4800)
+    rows = [{"audio": "a.wav", "text": "one"}, {"audio": "a.wav", "start": 0.5, "duration": 1.0, "text": "two"}]
+    (tmp_path / "manifest.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    command = [sys.executable, RECIPE / "same_text.py", tmp_path / "model", tmp_path / "manifest.jsonl"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT).stdout
+    found = re.fullmatch(r"2 of 2 clips alike, (\d+) words\n", shown)
+    assert found
+    assert int(found[1]) > 3
