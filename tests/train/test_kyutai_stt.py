@@ -25,6 +25,7 @@ from earful.train.kyutai_stt import (
     KyutaiSttRun,
     example_frames,
     initialise,
+    pauses,
     preset,
     train_kyutai_stt,
 )
@@ -215,21 +216,65 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tones: Path, tmp_path: Path) 
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_examples_hide_frames_and_repeat_by_their_number(tones: Path, tmp_path: Path) -> None:
+def test_examples_are_hidden_in_part_and_repeat_by_their_number(tones: Path, tmp_path: Path) -> None:
     train_kyutai_stt(run_of(tones, tmp_path, steps=1))
     codes = earful.train.codes.Codes(tmp_path / "codes")
     config = speech_model(tmp_path / "run" / "model")._live.config
     for hidden in (0.0, 0.3):
         examples = Examples(codes, config, lambda word: [100 + ord(c) for c in word], hidden)
-        made = [examples.example(5, index) for index in range(40)]
-        share = np.mean([(one["codes"] == UNKNOWN).double().mean() for one in made])
-        assert share == pytest.approx(hidden * 0.87, abs=0.06 if hidden else 0)  # gaps may lie over each other
+        made = [examples.example(5, index) for index in range(80)]
         again = examples.example(5, 11)
         assert all(torch.equal(value, made[11][name]) for name, value in again.items())
+        unheard = np.array([(one["codes"][0] == UNKNOWN).double().mean() for one in made])
+        assert unheard.mean() == pytest.approx(hidden * 0.87, abs=0.06 if hidden else 0)  # gaps may lie over each other
+        unread = np.array([(one["text"] == UNKNOWN).double().mean() for one in made])
+        assert unread.mean() == pytest.approx(hidden, abs=0.03 if hidden else 0)
         for one in made:
-            gaps = (one["codes"] == UNKNOWN).sum(0)
-            assert set(gaps.tolist()) <= {0, 6}  # a frame is heard or not
-            assert torch.equal(one["labels"], one["text"])
+            read = one["text"] != UNKNOWN
+            assert torch.equal(one["text"][read], one["labels"][read])
+            assert (one["labels"] != UNKNOWN).all()
+        coarse = [bool((one["codes"][-1] == UNKNOWN).all()) for one in made]
+        assert np.mean(coarse) == pytest.approx(0.5 if hidden else 0, abs=0.2 if hidden else 0)
+        assert not any((one["codes"][: config.codec.semantic_codebooks] == UNKNOWN).all() for one in made)
+
+
+def test_examples_are_put_together_between_words(tones: Path, tmp_path: Path) -> None:
+    """Their codes and words are those of the cache, moved together, and most have parts of several examples."""
+    train_kyutai_stt(run_of(tones, tmp_path, steps=1, seconds=9.6, versions=2))
+    codes = earful.train.codes.Codes(tmp_path / "codes")
+    config = speech_model(tmp_path / "run" / "model")._live.config
+    frame_s = config.codec.frame_s
+    known = {}  # the codes under each word of the cache, by what they are
+    for number in range(len(codes)):
+        for word, start_s, end_s in codes.words(number):
+            frames = codes.codes(number)[:, round(start_s / frame_s) + 1 : round(end_s / frame_s) - 1]
+            known[frames.tobytes()] = (word, frames.shape[1])
+    examples = Examples(codes, config, lambda word: [100 + len(word)], 0.0)
+    said = 0
+    for index in range(20):
+        together, words = examples._put_together(np.random.default_rng(index))
+        assert together.shape == codes.codes(0).shape
+        assert words == sorted(words, key=lambda word: word[1])
+        for word, start_s in words:
+            first = round(start_s / frame_s) + 1
+            lengths = {length for named, length in known.values() if named == word}
+            pieces = {together[:, first : first + length].tobytes() for length in lengths}
+            whole = first + max(lengths) <= together.shape[1]
+            said += whole
+            assert not whole or pieces & {key for key, value in known.items() if value[0] == word}
+    assert said > 20
+
+
+@pytest.mark.parametrize(
+    "words, found",
+    [
+        ([], []),
+        ([("a", 1.0, 1.5)], []),
+        ([("a", 0.0, 0.5), ("b", 0.6, 1.0), ("c", 2.0, 2.4)], [15]),
+    ],
+)
+def test_pauses_lie_between_words(words: list[tuple[str, float, float]], found: list[int]) -> None:
+    assert pauses(words, 0.1) == found
 
 
 def test_from_nothing_it_makes_a_vocabulary_and_writes_the_layout_of_the_documents(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from earful.models.mimi.model import Mimi
 from earful.models.moshi.config import TemporalConfig
 from earful.text.sentencepiece import SentencePiece
 from earful.text.unigram import PAD, train_unigram
-from earful.train.codes import Codes, Recipe, build_codes
+from earful.train.codes import Codes, Recipe, Words, build_codes
 from earful.train.data import Corpus, build_cache
 from earful.train.feed import feed, moved
 from earful.train.loop import Schedule, Trainer
@@ -43,7 +44,9 @@ ROPE_BASE, NORM_EPS = 1e5, 1e-8  # of every model
 WORD = 0  # the id of the frame before a word
 HEARD_STD, EMBED_STD, HEAD_STD = 0.3, 0.1, 0.02
 HIDDEN_FRAMES = 6  # the longest gap in what is heard
-UNKNOWN = -1  # a code that adds nothing to what is heard
+UNKNOWN = -1  # a code, or an id, that adds nothing to what goes in
+COARSE = 0.5  # share of the examples of which only the first few codebooks are heard
+PAUSE_S = 0.4  # of silence, where an example may be cut
 AFTER_S = 1.0  # room behind the delay for the last word of an example
 
 
@@ -57,7 +60,8 @@ class KyutaiSttRun:
     codes are kept, by default in the run's folder. versions: so many times is the corpus mixed and encoded.
     seconds: of audio in an example, by default half as much again as the window: a model that has never seen more than
     its window falls silent once that is full.
-    clean: share of the examples that are not degraded; hidden: share of the frames that are not heard.
+    clean: share of the examples that are not degraded; hidden: share of the frames that are not heard, and of the ids
+    that are not read; with 0, all codebooks of all examples are heard too.
     pad_weight: of frames without text in the loss. lora: rank of the changes to learn in the place of all weights, and
     merge: whether they become part of these or stay a file of their own.
     """
@@ -205,8 +209,15 @@ def initialise(model: KyutaiStt, seed: int) -> None:
         table.weight.copy_(F.pad(of_one * (HEARD_STD / loudness), (0, 0, 0, 1)))  # type: ignore[operator]
 
 
+def pauses(words: Words, frame_s: float) -> list[int]:
+    """The frames in the middle of each moment of PAUSE_S or more in which nobody speaks."""
+    gaps = ((end_s, start_s) for (_, _, end_s), (_, start_s, _) in pairwise(words))
+    return [round((end_s + start_s) / 2 / frame_s) for end_s, start_s in gaps if start_s - end_s >= PAUSE_S]
+
+
 class Examples:
-    """Codes and the text beside them; number `index` of the stream `seed` is always the same."""
+    """Codes and the text beside them, put together anew from what lies between pauses, so that no text is learned by
+    heart; number `index` of the stream `seed` is always the same."""
 
     def __init__(
         self, codes: Codes, config: KyutaiSttConfig, encode: Callable[[str], list[int]], hidden: float
@@ -217,21 +228,39 @@ class Examples:
 
     def example(self, seed: int, index: int) -> dict[str, Tensor]:
         """What the objective takes, without the batch dimension."""
-        rng = np.random.default_rng([seed, index])
-        number = int(rng.integers(len(self.codes)))
-        codes = self.codes.codes(number)
+        rng, c = np.random.default_rng([seed, index]), self.config
+        codes, words = self._put_together(rng)
         frames = codes.shape[1]
-        for _ in range(rng.poisson(self.hidden * frames / ((1 + HIDDEN_FRAMES) / 2))):
-            first = int(rng.integers(frames))
-            codes[:, first : first + int(rng.integers(1, HIDDEN_FRAMES + 1))] = UNKNOWN
-        text = torch.from_numpy(self.text(number, frames))
-        return {"text": text, "codes": torch.from_numpy(codes), "labels": text.clone()}
+        text = interleaved(
+            [(start_s, self._written_as(word)) for word, start_s in words],
+            frames, c.delay_s, c.codec.frame_s, c.pad_id, c.word_id,
+        )  # fmt: skip
+        read = text.copy()
+        if self.hidden:
+            for _ in range(rng.poisson(self.hidden * frames / ((1 + HIDDEN_FRAMES) / 2))):
+                first = int(rng.integers(frames))
+                codes[:, first : first + int(rng.integers(1, HIDDEN_FRAMES + 1))] = UNKNOWN
+            read[rng.random(frames) < self.hidden] = UNKNOWN
+            if rng.random() < COARSE:
+                codes[int(rng.integers(c.codec.semantic_codebooks, len(codes))) :] = UNKNOWN
+        return {"text": torch.from_numpy(read), "codes": torch.from_numpy(codes), "labels": torch.from_numpy(text)}
 
-    def text(self, number: int, frames: int) -> npt.NDArray[np.int64]:
-        """The text stream [frames] of an example of the cache."""
-        c = self.config
-        words = [(start_s, self._written_as(word)) for word, start_s, _ in self.codes.words(number)]
-        return interleaved(words, frames, c.delay_s, c.codec.frame_s, c.pad_id, c.word_id)
+    def _put_together(self, rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], list[tuple[str, float]]]:
+        """Codes [codebooks, frames] of parts of several examples, and the words in them with their starts."""
+        frame_s, parts, words, filled = self.config.codec.frame_s, [], [], 0
+        while True:
+            number = int(rng.integers(len(self.codes)))
+            codes, said = self.codes.codes(number), self.codes.words(number)
+            frames = codes.shape[1]
+            edges = [0, *pauses(said, frame_s), frames]
+            k = int(rng.integers(len(edges) - 1))
+            first, last = edges[k], min(edges[k + 1], edges[k] + frames - filled)
+            parts.append(codes[:, first:last])
+            shift_s = (filled - first) * frame_s
+            words += [(word, start_s + shift_s) for word, start_s, _ in said if first <= start_s / frame_s < last]
+            filled += last - first
+            if filled == frames:
+                return np.concatenate(parts, axis=1), words
 
     def _written_as(self, word: str) -> list[int]:
         if word not in self._pieces:
