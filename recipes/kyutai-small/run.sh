@@ -7,7 +7,7 @@ shift
 mkdir -p "$work"
 
 earful train "$@" --family mimi --start mimi-small --output "$work/mimi" --audio "$work/audio" \
-    --steps "${MIMI_STEPS:-4000}" --batch 16 --seconds 2.56 --clean 0.5
+    --steps "${MIMI_STEPS:-2000}" --batch 16 --seconds 2.56 --clean 0.5
 
 earful train "$@" --family kyutai_stt --start kyutai-small --output "$work/stt" --audio "$work/audio" \
     --codec "$work/mimi/model" --versions "${VERSIONS:-16}" --steps "${STT_STEPS:-3000}" \
