@@ -426,6 +426,7 @@ def test_many_views_are_not_many_times_the_file(tmp_path, kind):
         (b"t", "expected a whole pickle, got: IndexError"),
         (b"X\xff\xff\xff\x7fabc", "expected a whole pickle, got: ValueError"),
         (b"I1" + b"0" * 5000 + b"\n", "expected a whole pickle, got: ValueError"),
+        (b"S'\\q'\n", "expected a whole pickle, got: DeprecationWarning"),
     ],
 )
 def test_other_pickles_are_refused(tmp_path, kind, content, message):

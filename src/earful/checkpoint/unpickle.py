@@ -17,6 +17,7 @@ import pickletools
 import reprlib
 import struct
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -191,21 +192,26 @@ class Machine:
     def run(self, file: BinaryIO) -> Any:
         """The object of the pickle that begins here; the file then stands behind it. Raises `Refused`."""
         try:
-            for number, (code, argument, _) in enumerate(pickletools.genops(file)):
-                if number == MAX_INSTRUCTIONS:
-                    raise Refused(f"expected at most {MAX_INSTRUCTIONS} instructions, got more")
-                if code.name in VALUES:
-                    self.stack.append(_plain(argument))
-                elif code.name in INSTRUCTIONS:
-                    INSTRUCTIONS[code.name](self, argument)
-                else:
-                    raise Refused(f"expected nothing but tensors, got the instruction {code.name}")
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # of an escape in a text that means nothing
+                self._follow(file)
             (result,) = self.stack
-        except (ValueError, LookupError) as error:
+        except (ValueError, LookupError, Warning) as error:
             raise Refused(f"expected a whole pickle, got: {type(error).__name__}: {shown(str(error))}") from error
         if self.marked:
             raise Refused("expected a whole pickle, got a mark that is left over")
         return result
+
+    def _follow(self, file: BinaryIO) -> None:
+        for number, (code, argument, _) in enumerate(pickletools.genops(file)):
+            if number == MAX_INSTRUCTIONS:
+                raise Refused(f"expected at most {MAX_INSTRUCTIONS} instructions, got more")
+            if code.name in VALUES:
+                self.stack.append(_plain(argument))
+            elif code.name in INSTRUCTIONS:
+                INSTRUCTIONS[code.name](self, argument)
+            else:
+                raise Refused(f"expected nothing but tensors, got the instruction {code.name}")
 
     def since_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.marked.pop()

@@ -125,9 +125,9 @@ def initialise(model: Mimi, seed: int) -> None:
         if name.endswith(("attn.o.weight", "mlp.down.weight")):
             nn.init.zeros_(weight)
         elif name == "encoder.first.conv.weight":
-            weight /= LOUDNESS
+            weight.div_(LOUDNESS)
         elif name == "decoder.last.conv.weight":
-            weight *= LOUDNESS
+            weight.mul_(LOUDNESS)
 
 
 class Crops:

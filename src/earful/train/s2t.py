@@ -174,7 +174,7 @@ def encoder_steps(frames: int, config: S2tConfig) -> int:
 
 def sounds_per_step(config: S2tConfig) -> int:
     """How many sounds a step of the encoder names: one to 40 ms."""
-    return 2 ** max(0, len(config.conv_kernels) - 2)
+    return 1 << max(0, len(config.conv_kernels) - 2)
 
 
 class Examples:
