@@ -37,7 +37,7 @@ def test_codes_are_those_of_the_audio_and_words_are_where_it_sounds(codec, corpu
     codes = build(codec, corpus, tmp_path / "codes", 2)
     per_version = len(codes) // 2
     assert per_version == 4  # 15 s in examples of 4 s
-    number, said, same = 0, 0, []
+    number = said = 0
     for version in range(2):
         made = Version(Mixer(corpus), RECIPE, 50 * 384, version)
         for example in range(per_version):
@@ -45,7 +45,7 @@ def test_codes_are_those_of_the_audio_and_words_are_where_it_sounds(codec, corpu
             assert audio.shape == (50 * 384,)
             with torch.no_grad():
                 expected = codec.encode(torch.from_numpy(audio)[None, None], 4)[0].numpy()
-            same.append(codes.codes(number) == expected)
+            np.testing.assert_array_equal(codes.codes(number), expected)
             sounding = np.abs(audio).reshape(-1, 48).max(1) > max(0.1 * np.abs(audio).max(), 1e-6)  # by 10 ms
             assert not sounding[:20].any()  # the silence before the audio
             listed = np.zeros_like(sounding)
@@ -57,7 +57,6 @@ def test_codes_are_those_of_the_audio_and_words_are_where_it_sounds(codec, corpu
             assert not sounding[-45:].any()
             number += 1
     assert said > 10
-    assert np.mean(same) > 0.97  # the convolutions are bfloat16
 
 
 def test_versions_differ_and_are_added_to_what_is_there(codec, corpus, tmp_path):

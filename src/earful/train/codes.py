@@ -166,11 +166,7 @@ def _write_part(
         return {"samples": torch.from_numpy(made.audio(number))}
 
     for number, batch in enumerate(batched(make, 1, 0, examples, workers)):
-        with torch.autocast(torch.device(device).type, torch.bfloat16):  # half the time; hardly a first code differs
-            steps = codec.encoder(batch["samples"][:, None].to(device))
-        latents = codec.downsample(codec.encoder_transformer(steps.float()))
-        codes = codec.quantizer.encode(latents.transpose(1, 2), recipe.codebooks)
-        part[number] = codes[0].cpu().numpy()
+        part[number] = codec.encode(batch["samples"][:, None].to(device), recipe.codebooks)[0].cpu().numpy()
         report(number + 1, examples)
     part.flush()
     rows = (json.dumps(made.words(number)) for number in range(examples))
