@@ -18,7 +18,7 @@ import earful
 from earful import registry
 from earful.api import SpeechModel
 from earful.errors import CheckpointError
-from earful.models.s2t.config import BOS, EOS, LANGUAGES, PAD, START
+from earful.models.s2t.config import BOS, EOS, LANGUAGES, PAD, START, UNK
 from earful.models.s2t.model import Speech2Text
 from earful.models.s2t.processor import S2tText
 from earful.testing import tiny_s2t, write_tiny
@@ -28,7 +28,7 @@ from earful.train.data import Corpus, build_cache
 from earful.train.loop import Schedule, Trainer
 from earful.train.mixing import Mixer
 from earful.train.objectives import CTC, IGNORED, S2tObjective
-from earful.train.s2t import Examples, S2tRun, encoder_steps, initialise, schedule_of, train_s2t
+from earful.train.s2t import Examples, Hiding, S2tRun, encoder_steps, initialise, schedule_of, train_s2t
 
 RATE_HZ = 16_000
 
@@ -72,7 +72,7 @@ def made(tmp_path: Path, make_tones: MakeTones) -> Examples:
     config = network(folder, text={"language_set": "mustc"}).config
     text = S2tText.from_file(folder / "tokenizer.model", config.text)
     assert [text.decode([id]) for id in range(4 + len(tags))] == [""] * (4 + len(tags))  # special, each in its place
-    return Examples(Mixer(corpus), replace(config, vocab=pieces.vocab), text, batch=2, seconds=4.0, clean=0.5)
+    return Examples(Mixer(corpus), replace(config, vocab=pieces.vocab), text, 8.0, 4.0, Hiding(0.5, 0.6, 0.0))
 
 
 def test_gradients_reach_every_weight(tmp_path: Path) -> None:
@@ -176,16 +176,28 @@ def test_examples_are_what_their_number_says(made: Examples) -> None:
     assert not {("<lang:de>", "bas"), ("<lang:fr>", "low")} & said
 
 
+@pytest.mark.parametrize("hidden", [0.0, 0.5, 1.0])
+def test_ids_are_hidden_but_for_the_first_and_the_language(made: Examples, hidden: float) -> None:
+    plain, hides = (Examples(made.mixer, made.config, made.text, 60.0, 4.0, Hiding(1, 0, h)) for h in (0.0, hidden))
+    asked, given = plain.batch(3, 0), hides.batch(3, 0)
+    assert torch.equal(asked["labels"], given["labels"]) and torch.equal(asked["features"], given["features"])
+    hideable = asked["ids"] != PAD
+    hideable[:, :2] = False
+    unread = (given["ids"] == UNK) & (asked["ids"] != UNK)
+    assert not unread[~hideable].any() and torch.equal(given["ids"][~unread], asked["ids"][~unread])
+    assert float(unread[hideable].float().mean()) == pytest.approx(hidden, abs=0.2 * hidden * (2 - 2 * hidden))
+
+
 def test_audio_at_another_rate_is_refused(made: Examples) -> None:
     made.mixer.corpus.rate_hz = 8000
     with pytest.raises(ValueError, match=r"expected a corpus at 16000 Hz, got one at 8000 Hz"):
-        Examples(made.mixer, made.config, made.text, 1, 2.0, 0.5)
+        Examples(made.mixer, made.config, made.text, 2.0, 2.0, made.hiding)
 
 
 def test_languages_that_do_not_fit(made: Examples, tmp_path: Path) -> None:
     made.mixer.corpus.utterances[3] = replace(made.mixer.corpus.utterances[3], language=None)
     with pytest.raises(ValueError, match=r"expected a language of pt, .*, de in each row, got None"):
-        Examples(made.mixer, made.config, made.text, 1, 2.0, 0.5)
+        Examples(made.mixer, made.config, made.text, 2.0, 2.0, made.hiding)
     run = S2tRun("s2t-small-en", [], tmp_path / "run", 1, languages="all")
     with pytest.raises(ValueError, match=r"expected languages of mustc, got all"):
         train_s2t(run)

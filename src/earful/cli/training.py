@@ -50,7 +50,14 @@ def train(
     ] = None,
     clean: Annotated[float | None, typer.Option(min=0, max=1, help="Share of examples that are not degraded.")] = None,
     hidden: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of the frames that are not heard (kyutai_stt).")
+        float | None,
+        typer.Option(min=0, max=1, help="Share of the frames and ids that are not heard and read (kyutai_stt, s2t)."),
+    ] = None,
+    masked: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of examples that are masked: SpecAugment (s2t).")
+    ] = None,
+    cut: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the utterances of which a few words are heard (s2t).")
     ] = None,
     pieces: Annotated[int | None, typer.Option(min=1, help="Of a vocabulary made from the texts (s2t).")] = None,
     languages: Annotated[
@@ -99,7 +106,7 @@ def train(
     delays = {int(slots): part for slots, part in _parts(delay or [], "--delay").items()}
     given = {
         "tokenizer": tokenizer, "codec": codec, "batch": batch, "seconds": seconds, "delays": delays or None,
-        "delay_s": delay_s, "clean": clean, "hidden": hidden, "versions": versions, "pad_weight": pad_weight,
+        "delay_s": delay_s, "clean": clean, "hidden": hidden, "masked": masked, "cut": cut, "versions": versions, "pad_weight": pad_weight,
         "pieces": pieces, "languages": languages, "smoothing": smoothing, "recipe": recipe,
         "first_weight": first_weight, "checkpointing": checkpointing, "codes": codes,
         "lora": lora, "merge": merge, "matrix_rate": matrix_rate, "other_rate": other_rate,

@@ -95,12 +95,12 @@ def warp_spectrogram(rng: Generator, mel: Samples, peaks_hz: npt.NDArray[np.floa
     return warped
 
 
-def mask_spectrogram(rng: Generator, mel: Samples, frame_s: float) -> Samples:
-    """Bands of bins and short moments levelled to the mean, in most examples: float32 [bins, F] -> [bins, F].
+def mask_spectrogram(rng: Generator, mel: Samples, frame_s: float, share: float = MASKED) -> Samples:
+    """Bands of bins and short moments levelled to the mean, in a share of the examples: float32 [bins, F] -> [bins, F].
 
     frame_s: seconds between frames. Source: SpecAugment (Park et al. 2019), without warping of time.
     """
-    if rng.random() >= MASKED:
+    if rng.random() >= share:
         return mel
     mel, level = mel.copy(), np.float32(mel.mean())
     bins, count = mel.shape

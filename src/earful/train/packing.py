@@ -105,7 +105,7 @@ class Packer:
     def _phonemes(self, places: Sequence[Place]) -> npt.NDArray[np.int64]:
         spans = []
         for place in places:
-            starts, labels = phoneme_spans(self.mixer.utterance(place))
+            starts, labels = phoneme_spans(self.mixer.whole(place))
             spans.append((place.at_s + (starts - place.from_s) / place.speed, labels))
         downsample, left = self.config.downsample, self.config.audio.left_slots
         frames = (self.total_slots - left) * downsample

@@ -21,6 +21,7 @@ from earful.models.s2t.config import (
     LANGUAGES,
     PAD,
     START,
+    UNK,
     AudioConfig,
     S2tConfig,
     StackConfig,
@@ -30,7 +31,7 @@ from earful.models.s2t.model import Speech2Text
 from earful.models.s2t.processor import S2tText, hear
 from earful.text.sentencepiece import SentencePiece
 from earful.text.unigram import train_pieces
-from earful.train.augment import degrade, mask_spectrogram
+from earful.train.augment import MASKED, degrade, mask_spectrogram
 from earful.train.data import Corpus, build_cache
 from earful.train.feed import feed, moved
 from earful.train.loop import Batch, Schedule, Trainer
@@ -51,7 +52,7 @@ PRESETS = {
         target_ids=1024,
         audio=AudioConfig(16_000, 80),
         text=TextConfig(),
-        dropout=0.1,
+        dropout=0.0,
     )
 }
 EMBED_STD = 0.02
@@ -70,7 +71,9 @@ class S2tRun:
     languages: a set in `LANGUAGES`, for a preset that writes several, each manifest row with its `language`.
     audio: where decoded audio is kept, by default in the run's folder.
     batch, seconds: a step hears batch * seconds of audio, in examples of up to so many seconds, all about as long.
-    clean: share of the examples that are not degraded; smoothing: how much of a label is spread over all pieces.
+    clean: share of the examples that are not degraded, masked: of those whose spectrogram is masked; cut: share of the
+    utterances of which a few words are heard; hidden: share of the ids that the decoder does not read; smoothing: how
+    much of a label is spread over all pieces.
     recipe: "house" (Muon, a rate that falls linearly at the end) or "published" (Adam, inverse square root).
     """
 
@@ -84,6 +87,9 @@ class S2tRun:
     audio: Path | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
     clean: float = 0.3
+    masked: float = MASKED
+    cut: float = 0.0
+    hidden: float = 0.0
     batch: int = 5
     seconds: float = 20.0
     smoothing: float = 0.1
@@ -105,7 +111,9 @@ def train_s2t(run: S2tRun, report: Callable[[dict[str, float]], None] = lambda _
     schedule = schedule_of(run)
     model, corpus, tokenizer = _start(run)
     text = S2tText.from_file(tokenizer, model.config.text)
-    examples = Examples(Mixer(corpus, run.shares or None), model.config, text, run.batch, run.seconds, run.clean)
+    mixer = Mixer(corpus, run.shares or None, run.cut)
+    hiding = Hiding(run.clean, run.masked, run.hidden)
+    examples = Examples(mixer, model.config, text, run.batch * run.seconds, run.seconds, hiding)
     objective = S2tObjective(model.train(), sounds_per_step(model.config), run.smoothing).to(run.device)
     trainer = Trainer(objective, schedule, run.folder, run.dtype)
     trainer.resume()
@@ -177,6 +185,15 @@ def sounds_per_step(config: S2tConfig) -> int:
     return 1 << max(0, len(config.conv_kernels) - 2)
 
 
+@dataclass(frozen=True)
+class Hiding:
+    """What is made harder: shares, as of `S2tRun`."""
+
+    clean: float
+    masked: float
+    hidden: float
+
+
 class Examples:
     """Batches of mixed utterances; number `index` of the stream `seed` is always the same.
 
@@ -186,16 +203,17 @@ class Examples:
     """
 
     def __init__(
-        self, mixer: Mixer, config: S2tConfig, text: S2tText, batch: int, seconds: float, clean: float
+        self, mixer: Mixer, config: S2tConfig, text: S2tText, total_s: float, seconds: float, hiding: Hiding
     ) -> None:
+        """total_s: of a batch; seconds: of the longest examples."""
         if mixer.corpus.rate_hz != config.audio.rate_hz:
             raise ValueError(f"expected a corpus at {config.audio.rate_hz} Hz, got one at {mixer.corpus.rate_hz} Hz")
         others = {str(utterance.language) for utterance in mixer.corpus.utterances} - text.language_ids.keys()
         if text.language_ids and others:
             known = ", ".join(text.language_ids)
             raise ValueError(f"expected a language of {known} in each row, got {', '.join(sorted(others))}")
-        self.mixer, self.config, self.text, self.clean = mixer, config, text, clean
-        self.total_s = batch * seconds
+        self.mixer, self.config, self.text, self.hiding = mixer, config, text, hiding
+        self.total_s = total_s
         shortest = float(np.quantile([utterance.duration_s for utterance in mixer.corpus.utterances], SHORTEST))
         self.lengths_s = np.geomspace(min(shortest, seconds), seconds, LENGTHS)
 
@@ -209,16 +227,17 @@ class Examples:
         frames, longest = frame_count(round(length_s * rate_hz), rate_hz), max(map(len, texts))
         features, lengths = hear(clips, self.config.audio)
         for one, count in zip(features, lengths.tolist(), strict=True):
-            one[:count] = torch.from_numpy(mask_spectrogram(rng, one[:count].T.numpy(), HOP_S)).T
-        ids, labels = zip(*(self._asked(text, rounded(longest)) for text in texts), strict=True)
+            heard = mask_spectrogram(rng, one[:count].T.numpy(), HOP_S, self.hiding.masked)
+            one[:count] = torch.from_numpy(heard).T
+        ids, labels = zip(*(self._asked(rng, text, rounded(longest)) for text in texts), strict=True)
         count = encoder_steps(frames, self.config) * sounds_per_step(self.config)
-        heard = [F.pad(torch.from_numpy(row), (0, count - len(row)), value=IGNORED) for row in sounds]
+        named = [F.pad(torch.from_numpy(row), (0, count - len(row)), value=IGNORED) for row in sounds]
         return {
             "features": F.pad(features, (0, 0, 0, frames - features.shape[1])),
             "lengths": lengths,
             "ids": torch.stack(ids),
             "labels": torch.stack(labels),
-            "sounds": torch.stack(heard),
+            "sounds": torch.stack(named),
         }
 
     def _example(
@@ -230,16 +249,20 @@ class Examples:
         utterances = [mixer.utterance(place) for place in places]
         seconds = min(length_s, places[-1].end_s + rng.uniform(0, TRAIL_S)) if places else length_s
         babble = partial(mixer.babble, rng, seconds)
-        samples = degrade(rng, mixer.mix(rng, places, seconds), rate_hz, babble, self.clean)
+        samples = degrade(rng, mixer.mix(rng, places, seconds), rate_hz, babble, self.hiding.clean)
         language = utterances[0].language if utterances and self.text.language_ids else None
         ids = self.text.encode(" ".join(utterance.text for utterance in utterances), language)
         steps = encoder_steps(frame_count(len(samples), rate_hz), self.config)
         return samples, ids, self._sounds(places, steps * sounds_per_step(self.config))
 
-    def _asked(self, text: list[int], length: int) -> tuple[Tensor, Tensor]:
+    def _asked(self, rng: np.random.Generator, text: list[int], length: int) -> tuple[Tensor, Tensor]:
         """What the decoder reads and what is to follow, [length] each; which language to write is not learned."""
         ids, labels = torch.full((length,), PAD), torch.full((length,), IGNORED)
-        ids[: len(text)] = torch.tensor([START, *text[:-1]])
+        unread = torch.from_numpy(rng.random(len(text) - 1) < self.hiding.hidden)
+        if self.text.language_ids:
+            unread[:1] = False
+        ids[0] = START
+        ids[1 : len(text)] = torch.tensor(text[:-1]).masked_fill(unread, UNK)
         labels[: len(text)] = torch.tensor(text)
         if self.text.language_ids:
             labels[0] = IGNORED
@@ -248,7 +271,7 @@ class Examples:
     def _sounds(self, places: Sequence[Place], count: int) -> npt.NDArray[np.int64]:
         spans = []
         for place in places:
-            starts, labels = phoneme_spans(self.mixer.utterance(place))
+            starts, labels = phoneme_spans(self.mixer.whole(place))
             spans.append((place.at_s + (starts - place.from_s) / place.speed, labels))
         ranges = [(place.at_s, place.end_s) for place in places]
         sound_s = HOP_S * 2 ** len(self.config.conv_kernels) / sounds_per_step(self.config)
