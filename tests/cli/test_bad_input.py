@@ -315,20 +315,21 @@ def start():
 
 
 def test_real_signals_and_pipes(start, tiny, noise, tmp_path):
-    """Ctrl-C, a reader that leaves, and a full disk; at the same time, because a process takes seconds to start."""
+    """Ctrl-C, `kill`, a reader that leaves, and a full disk; at once, because a process takes seconds to start."""
     long = tmp_path / "long.wav"
     write_wav(long, np.tile(read_audio(DEMO, 16_000), 400), 16_000)
-    stopped = start("transcribe", noise[0], long, "--model", tiny, stdout=subprocess.PIPE)
+    stopped, ended = (start("transcribe", noise[0], long, "--model", tiny, stdout=subprocess.PIPE) for _ in range(2))
     left = start("transcribe", noise[0], "--model", tiny, stdout=subprocess.PIPE)
     left.stdout.close()
     with open(os.devnull if not Path("/dev/full").exists() else "/dev/full", "w") as file:
         full = start("transcribe", noise[0], "--model", tiny, stdout=file)
-    first = stopped.stdout.readline()
-    stopped.send_signal(signal.SIGINT)
-    errors = stopped.communicate()[1]
-    assert first.strip()
-    assert stopped.returncode == 130
-    assert [line.startswith("earful: ") and "stopped" in line for line in errors.splitlines()] == [True], errors
+    for one, sent in ((stopped, signal.SIGINT), (ended, signal.SIGTERM)):
+        first = one.stdout.readline()
+        one.send_signal(sent)
+        errors = one.communicate()[1]
+        assert first.strip()
+        assert one.returncode == 130
+        assert [line.startswith("earful: ") and "stopped" in line for line in errors.splitlines()] == [True], errors
     assert (left.stderr.read(), left.wait()) == ("", 1)
     if Path("/dev/full").exists():
         assert (full.communicate()[1], full.returncode) == ("earful: No space left on device\n", 1)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -151,3 +156,21 @@ def test_a_start_of_another_family(train, tmp_path):
     ran = train("kyutai_stt", start)
     assert (ran.code, len(ran.complaints)) == (1, 1)
     assert "expected a Kyutai Speech-To-Text model, got Mimi" in ran.err
+
+
+def test_a_run_in_the_background_that_is_killed_goes_on_where_it_was(tones, tmp_path):
+    """As a scheduler ends a job: every process gets the signal, in a shell that has Ctrl-C ignored."""
+    run, start = tmp_path / "run", write_tiny("mimi", path=tmp_path / "tiny")
+    command = [sys.executable, "-m", "earful", "train", tones, "--family", "mimi", "--start", start, "--output", run]
+    command += ["--steps", 100_000, "--batch", 2, "--seconds", 1.6, "--workers", 1]
+    background = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    with subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True, **background) as training:
+        try:
+            while not (run / "log.jsonl").exists() and training.poll() is None:
+                time.sleep(0.05)
+            os.killpg(training.pid, signal.SIGTERM)
+            errors = training.communicate(timeout=60)[1]
+        finally:
+            training.kill()
+    assert (training.returncode, errors) == (130, "earful: stopped: the same command goes on from what is saved\n")
+    assert json.loads((run / "state.json").read_text())["step"] >= 10

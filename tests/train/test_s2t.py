@@ -180,11 +180,13 @@ def test_examples_are_what_their_number_says(made: Examples) -> None:
 def test_ids_are_hidden_but_for_the_first_and_the_language(made: Examples, hidden: float) -> None:
     plain, hides = (Examples(made.mixer, made.config, made.text, 60.0, 4.0, Hiding(1, 0, h)) for h in (0.0, hidden))
     asked, given = plain.batch(3, 0), hides.batch(3, 0)
-    assert torch.equal(asked["labels"], given["labels"]) and torch.equal(asked["features"], given["features"])
+    assert torch.equal(asked["labels"], given["labels"])
+    assert torch.equal(asked["features"], given["features"])
     hideable = asked["ids"] != PAD
     hideable[:, :2] = False
     unread = (given["ids"] == UNK) & (asked["ids"] != UNK)
-    assert not unread[~hideable].any() and torch.equal(given["ids"][~unread], asked["ids"][~unread])
+    assert not unread[~hideable].any()
+    assert torch.equal(given["ids"][~unread], asked["ids"][~unread])
     assert float(unread[hideable].float().mean()) == pytest.approx(hidden, abs=0.2 * hidden * (2 - 2 * hidden))
 
 

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from earful.cli.interrupts import kill_as_ctrl_c
 from earful.errors import EarfulError
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
@@ -61,6 +62,7 @@ def _options(
 def main() -> None:
     """Run a command; every error is one line on stderr, with the exit code that tells its kind."""
     sys.unraisablehook, sys.excepthook = _interrupt_later, _without_interrupts
+    kill_as_ctrl_c()
     if isinstance(sys.stdout, io.TextIOWrapper):  # whatever the locale: all text can be written, and files are UTF-8
         sys.stdout.reconfigure(encoding=None if sys.stdout.isatty() else "utf-8", errors="replace")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -89,7 +91,7 @@ def _interrupt_later(lost: sys.UnraisableHookArgs) -> None:
 
 
 def run(arguments: list[str], debug: bool = False) -> int:
-    """The exit code of one command line: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C."""
+    """The exit code of one command line: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C or `kill`."""
     try:
         if arguments != ["--version"]:
             _register()

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps of the model, not in the middle of one."""
+"""Ctrl-C between two steps of the model, not in the middle of one, and `kill` as Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+
+def kill_as_ctrl_c() -> None:
+    """`kill` and schedulers end a command as Ctrl-C does, even where a shell has it ignore Ctrl-C."""
+
+    def end(number: int, frame: Any) -> None:
+        interrupt = signal.getsignal(signal.SIGINT)
+        (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 @contextmanager

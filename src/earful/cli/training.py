@@ -106,7 +106,8 @@ def train(
     delays = {int(slots): part for slots, part in _parts(delay or [], "--delay").items()}
     given = {
         "tokenizer": tokenizer, "codec": codec, "batch": batch, "seconds": seconds, "delays": delays or None,
-        "delay_s": delay_s, "clean": clean, "hidden": hidden, "masked": masked, "cut": cut, "versions": versions, "pad_weight": pad_weight,
+        "delay_s": delay_s, "clean": clean, "hidden": hidden, "masked": masked, "cut": cut,
+        "versions": versions, "pad_weight": pad_weight,
         "pieces": pieces, "languages": languages, "smoothing": smoothing, "recipe": recipe,
         "first_weight": first_weight, "checkpointing": checkpointing, "codes": codes,
         "lora": lora, "merge": merge, "matrix_rate": matrix_rate, "other_rate": other_rate,

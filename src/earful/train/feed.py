@@ -38,7 +38,7 @@ def feed(make: Callable[[int], Example], size: int, step: int, steps: int, worke
 def batched(make: Callable[[int], Example], size: int, first: int, count: int, workers: int) -> Iterator[Batch]:
     """Batches of so many examples, from number `first` on."""
     examples, ahead = Numbered(make, first, count), 4 if workers else None
-    return iter(DataLoader(examples, size, num_workers=workers, prefetch_factor=ahead, worker_init_fn=_ignore_ctrl_c))
+    return iter(DataLoader(examples, size, num_workers=workers, prefetch_factor=ahead, worker_init_fn=_ignore_stops))
 
 
 def moved(batch: Batch, device: str, dtype: torch.dtype) -> Batch:
@@ -49,6 +49,8 @@ def moved(batch: Batch, device: str, dtype: torch.dtype) -> Batch:
     }
 
 
-def _ignore_ctrl_c(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, but a worker that dies of it would break the saving of the run."""
+def _ignore_stops(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, and what a scheduler sends every process of a job; a worker that dies
+    of it would break the saving of the run. Whoever saves ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
