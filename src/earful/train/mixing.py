@@ -162,4 +162,5 @@ def _between(utterance: Utterance, word: int) -> float:
 def _faded(samples: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
     """The same, rising from nothing over so many samples and falling to it."""
     gain = np.minimum(1, np.minimum(np.arange(len(samples)), np.arange(len(samples))[::-1]) / count)
-    return samples * gain.astype(np.float32)
+    faded: npt.NDArray[np.float32] = samples * gain.astype(np.float32)
+    return faded
