@@ -57,7 +57,7 @@ def train(
         float | None, typer.Option(min=0, max=1, help="Share of examples that are masked: SpecAugment (s2t).")
     ] = None,
     cut: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of the utterances of which a few words are heard (s2t).")
+        float | None, typer.Option(min=0, max=1, help="Share of the utterances cut to a few words (not mimi, moshi).")
     ] = None,
     pieces: Annotated[int | None, typer.Option(min=1, help="Of a vocabulary made from the texts (s2t).")] = None,
     languages: Annotated[

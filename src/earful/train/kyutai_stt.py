@@ -60,8 +60,9 @@ class KyutaiSttRun:
     codes are kept, by default in the run's folder. versions: so many times is the corpus mixed and encoded.
     seconds: of audio in an example, by default half as much again as the window: a model that has never seen more than
     its window falls silent once that is full.
-    clean: share of the examples that are not degraded; hidden: share of the frames that are not heard, and of the ids
-    that are not read; with 0, all codebooks of all examples are heard too.
+    clean: share of the examples that are not degraded; cut: share of the utterances of which a few words are heard;
+    hidden: share of the frames that are not heard, and of the ids that are not read; with 0, all codebooks of all
+    examples are heard too.
     pad_weight: of frames without text in the loss. lora: rank of the changes to learn in the place of all weights, and
     merge: whether they become part of these or stay a file of their own.
     """
@@ -79,6 +80,7 @@ class KyutaiSttRun:
     versions: int = 4
     shares: Mapping[str, float] = field(default_factory=dict)
     clean: float = 0.3
+    cut: float = 0.0
     hidden: float = 0.1
     batch: int = 16
     seconds: float | None = None
@@ -107,7 +109,7 @@ def train_kyutai_stt(run: KyutaiSttRun, report: Callable[[dict[str, float]], Non
     recipe = Recipe(frames, config.temporal.codebooks, config.prefix_s, room_s, run.clean, run.seed)
     folder = run.codes or run.folder / "codes"
     codes = build_codes(
-        model.codec, Mixer(corpus, run.shares or None), recipe, folder, run.versions, run.device, run.workers
+        model.codec, Mixer(corpus, run.shares or None, run.cut), recipe, folder, run.versions, run.device, run.workers
     )
     lora = None if run.lora is None else Lora(model.temporal, run.lora, run.seed)
     objective = KyutaiSttObjective(model, run.pad_weight).to(run.device)

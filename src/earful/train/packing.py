@@ -35,8 +35,8 @@ class Packer:
 
     encode: text to token ids, without bos or eos; total_slots: T; delays: delay in slots -> its share;
     latency: encoder frames by which phoneme labels are late; shares: manifest folder -> share of the utterances
-    drawn from it, by default as many as it has; clean: share of
-    the examples that are not degraded. Raises ValueError for shares of other folders than the corpus has, too
+    drawn from it, by default as many as it has; clean: share of the examples that are not degraded; cut: share of the
+    utterances of which a few words are heard. Raises ValueError for shares of other folders than the corpus has, too
     few slots, or audio at another rate than the model's.
     """
 
@@ -50,8 +50,9 @@ class Packer:
         latency: int = 1,
         shares: Mapping[str, float] | None = None,
         clean: float = CLEAN,
+        cut: float = 0.0,
     ) -> None:
-        self.mixer = Mixer(corpus, shares)
+        self.mixer = Mixer(corpus, shares, cut)
         if total_slots <= config.audio.left_slots + max(delays):
             raise ValueError(
                 f"expected more slots than the prompt of {config.audio.left_slots + max(delays)}, got {total_slots}"

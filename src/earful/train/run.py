@@ -32,7 +32,8 @@ class Run:
     start: a checkpoint folder or hub id to fine-tune, or the name of a preset to train from nothing with `tokenizer`.
     audio: where decoded audio is kept, by default in the run's folder.
     shares: how much is drawn from each manifest's folder, by its name; as many utterances as each has if empty.
-    delays: slots -> share. seconds: of audio in an example; batch: examples in a step.
+    delays: slots -> share. clean: share of the examples that are not degraded; cut: share of the utterances of which a
+    few words are heard. seconds: of audio in an example; batch: examples in a step.
     """
 
     start: str
@@ -44,6 +45,7 @@ class Run:
     shares: Mapping[str, float] = field(default_factory=dict)
     delays: Mapping[int, float] = field(default_factory=lambda: DELAYS)
     clean: float = CLEAN
+    cut: float = 0.0
     batch: int = 8
     seconds: float = 12.0
     matrix_rate: float = Schedule.matrix_rate
@@ -64,7 +66,9 @@ def train_run(run: Run, report: Callable[[dict[str, float]], None] = lambda _: N
     corpus = build_cache(run.manifests, run.audio or run.folder / "audio", model.config.audio.rate_hz)
     slots = model.config.audio.left_slots + round(run.seconds / model.config.slot_s)
     encode = Tekken.from_file(tokenizer).encode
-    packer = Packer(corpus, model.config, encode, slots, run.delays, run.phoneme_latency, run.shares or None, run.clean)
+    packer = Packer(
+        corpus, model.config, encode, slots, run.delays, run.phoneme_latency, run.shares or None, run.clean, run.cut
+    )
     schedule = Schedule(run.steps, matrix_rate=run.matrix_rate, other_rate=run.other_rate)
     trainer = train(
         model,

@@ -59,7 +59,7 @@ EMBED_STD = 0.02
 LENGTHS, IDS = 12, 8  # so many lengths of examples, texts of multiples of so many ids: few shapes are faster
 SHORTEST = 0.25  # of the utterances may be too long for the shortest examples
 LEAD_S, TRAIL_S = 0.3, 0.3  # silence around what is said, at most
-FADING, LEAST = 0.6, 0.2  # the auxiliary losses fade over this share of a run to this weight
+LEAST = 0.2  # weight to which the auxiliary losses fade over a run
 
 
 @dataclass(frozen=True)
@@ -290,5 +290,5 @@ def batches(examples: Examples, seed: int, step: int, steps: int, workers: int) 
     """
     for number, batch in enumerate(feed(partial(examples.batch, seed), 1, step, steps, workers), step):
         torch.manual_seed(seed << 32 | number)
-        weight = max(LEAST, 1 - number / (steps * FADING))
+        weight = 1 - (1 - LEAST) * number / steps
         yield {**{name: value[0] for name, value in batch.items()}, "auxiliary_weight": weight}
