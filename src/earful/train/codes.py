@@ -194,4 +194,6 @@ def checksum(codec: Mimi) -> str:
 
 def _corpus_checksum(mixer: Mixer) -> str:
     rows = ((u.audio.name, u.start_s, u.duration_s, u.text, u.words) for u in mixer.corpus.utterances)
-    return hashlib.sha256("".join(map(repr, [mixer.shares, *([mixer.cut] if mixer.cut else []), *rows])).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(map(repr, [mixer.shares, *([mixer.cut] if mixer.cut else []), *rows])).encode()
+    ).hexdigest()
