@@ -96,14 +96,21 @@ class Sizes(Protocol):
 
 def step_view(x: Tensor, state: Stack | None, c: Sizes) -> tuple[Rope, View]:
     """The rotation and the mask of one call, for all layers of a stack. x: [B, T, D]; without a state, all of it."""
+    return Rope.at(positions(x, state), c.head_dim, c.rope_base, x.dtype), view_of(x, state, c.window)
+
+
+def positions(x: Tensor, state: Stack | None) -> Tensor:
+    """Where the steps of x [B, T, D] stand in their streams: [B or 1, T] int64."""
+    steps = torch.arange(x.shape[1], device=x.device)[None]
+    return steps if state is None else steps + state.pos[:, None]
+
+
+def view_of(x: Tensor, state: Stack | None, window: int) -> View:
+    """The mask of one call. x: [B, T, D]; without a state, all of it."""
     steps = x.shape[1]
-    positions = torch.arange(steps, device=x.device)[None]  # [1, T]
     if state is None:
-        view = (View.whole if steps <= c.window else View.blocks)(steps, c.window, x.dtype, x.device)
-    else:
-        positions = positions + state.pos[:, None]  # [B, T]
-        view = View.ring(state.pos, steps, c.window, state.layers[0].keys.shape[2], x.dtype)
-    return Rope.at(positions, c.head_dim, c.rope_base, x.dtype), view
+        return (View.whole if steps <= window else View.blocks)(steps, window, x.dtype, x.device)
+    return View.ring(state.pos, steps, window, state.layers[0].keys.shape[2], x.dtype)
 
 
 def advance(pos: Tensor, steps: int, active: Tensor | None) -> None:

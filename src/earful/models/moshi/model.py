@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from earful.models.mimi.model import Mimi
 from earful.models.moshi.config import ConditionConfig, DepthConfig, MoshiConfig, TemporalConfig
-from earful.nn.attention import KV, Attention, View, advance, step_view
+from earful.nn.attention import KV, Attention, View, advance, positions, step_view, view_of
 from earful.nn.mlp import MLP, GatedMLP
 from earful.nn.norm import norm_of
 from earful.nn.rope import sinusoids, unturned
@@ -81,12 +81,13 @@ class Temporal(nn.Module):
 
         active: [B] bool, slots whose state moves on, None for all.
         """
-        turn: Callable[[Tensor], Tensor]
-        turn, view = step_view(x, state, self.config)
-        if not self.config.rotary:
-            turn, positions = unturned, torch.arange(x.shape[1], device=x.device)
-            positions = positions + state.pos[:, None] if state else positions
-            x = x + sinusoids(positions, self.config.dim, self.config.rope_base, x.dtype)
+        c = self.config
+        turn: Callable[[Tensor], Tensor] = unturned
+        if c.rotary:
+            turn, view = step_view(x, state, c)
+        else:
+            view = view_of(x, state, c.window)
+            x = x + sinusoids(positions(x, state), c.dim, c.rope_base, x.dtype)
         for i, block in enumerate(self.layers):
             x = block(x, turn, view, state.layers[i] if state else None)
         if state:
