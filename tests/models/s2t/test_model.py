@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from earful.models.s2t.config import PAD, START
-from earful.models.s2t.model import GROWTH, sinusoids
+from earful.models.s2t.model import GROWTH, position_table
 from earful.models.s2t.stream import streams
 from earful.testing import tiny_s2t
 
@@ -151,13 +151,13 @@ def test_attention_that_is_watched(model):
 
 
 def test_positions_are_sines_then_cosines():
-    table = sinusoids(8, 6, torch.device("cpu"))
+    table = position_table(8, 6, torch.device("cpu"))
     assert (table[PAD] == 0).all()
     slowest = 1e-4
     expected = [torch.tensor(3 * rate).sin() for rate in (1, 1e-2, slowest)]
     expected += [torch.tensor(3 * rate).cos() for rate in (1, 1e-2, slowest)]
     torch.testing.assert_close(table[3], torch.stack(expected))
-    assert sinusoids(4, 7, torch.device("cpu"))[:, 6].eq(0).all()
+    assert position_table(4, 7, torch.device("cpu"))[:, 6].eq(0).all()
 
 
 def test_training_has_gradients_and_chance(tmp_path):

@@ -62,7 +62,7 @@ def together(memories: Sequence[Memory]) -> Memory:
 
 
 @functools.lru_cache(maxsize=8)
-def sinusoids(rows: int, dim: int, device: torch.device) -> Tensor:
+def position_table(rows: int, dim: int, device: torch.device) -> Tensor:
     """Position table [rows, dim] float32: sines, then cosines; row `PAD` is zeros. Shared: not to be written to."""
     with torch.inference_mode(False):
         half = dim // 2
@@ -79,7 +79,7 @@ def positions(real: Tensor, before: Tensor, x: Tensor) -> Tensor:
     real: [B, T] bool, False for padding, which is not counted within a call; before: [B] steps in earlier calls.
     """
     rows = (real.long().cumsum(1) + before[:, None]) * real + PAD  # [B, T]
-    table = sinusoids(1 << int(rows.max()).bit_length(), x.shape[-1], x.device)
+    table = position_table(1 << int(rows.max()).bit_length(), x.shape[-1], x.device)
     return table[rows].to(x.dtype)
 
 
