@@ -89,3 +89,16 @@ def test_a_transcript_belongs_to_one_split_however_it_is_written(texts):
     assert {texts.split_of(line) == texts.split_of(line.lower().rstrip(".")) for line in lines} == {True}
     made = [texts.split_of(f"number {a} {b}") for a in "abcdefghij" for b in "abcdefghijklmnopqrstuvwxyz"]
     assert 0 < made.count("heldout") < len(made) / 15
+
+
+def test_lines_of_the_vocabulary_have_rare_words_nearly_as_often(texts, monkeypatch, tmp_path):
+    common = [f"the {a} {b} sees it" for a in ("cat", "dog", "man") for b in ("here", "there", "now")] * 8
+    pools = {"wordnet": [f"{line}." for line in [*common, *["don't wander off"] * 4]], "sotu": [], "moby": []}
+    monkeypatch.setattr(texts, "load_general", lambda cache: pools)
+    made = texts.Texts(tmp_path)
+    drawn = [made.draw(random.Random(seed), "vocabulary") for seed in range(400)]
+    assert all(texts.split_of(line) == "train" for line in drawn)
+    said = [word for line in drawn for word in texts.words(line)]
+    often = said.count("the") / said.count("wander")
+    assert 1.2 < often < 1.5 * (72 / 4) ** 0.5
+    assert {"don't", "off"} <= set(said)

@@ -6,6 +6,8 @@ A *line* is what the synthesiser reads: capitals, commas and full stops for the 
 - `general`: sentences of 2 to 22 words out of public-domain or freely licensed packages (see README.md);
 - `everyday`: numbers, times, names, commands, telephone menus and small talk, made here from the tables below.
 
+`vocabulary` is neither: words of the general lines in no order, the rare ones nearly as often as the frequent ones.
+
 Every transcript belongs to one split, by its checksum, so that held-out lines never occur in training.
 """
 
@@ -28,6 +30,7 @@ GENERAL_SHARE = 0.6  # the rest is everyday material
 SOURCES = {"wordnet": 0.62, "sotu": 0.28, "moby": 0.10}  # shares of the general lines
 RARE = 4  # a line with a word that occurs less often is left out
 SINGLE_WORDS = 3000  # the most frequent words, also said alone
+LISTED = (3, 12)  # words to a line of the vocabulary, each drawn by the root of how often it occurs
 
 LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")  # [a](/ˈA/): a word with its sound given
 SPELLED_OUT = {
@@ -155,7 +158,14 @@ class Texts:
             pools[name] = [line for line in pool if min(counts[w] for w in words(line)) >= RARE]
         self.single = [w for w, _ in counts.most_common(SINGLE_WORDS) if len(w) > 1 and "'" not in w]
         self.pools = {name: [x for x in pool if split_of(x) == split] for name, pool in pools.items()}
+        listed = Counter(w for pool in self.pools.values() for line in pool for w in words(line))
+        self.vocabulary = {w: count**0.5 for w, count in sorted(listed.items()) if len(w) > 1}
         self.split = split
+
+    def listed(self, rng: random.Random) -> str:
+        """Words that have nothing to do with each other, in one breath or each said on its own."""
+        chosen = rng.choices(list(self.vocabulary), list(self.vocabulary.values()), k=rng.randint(*LISTED))
+        return rng.choice([" ", " ", ", "]).join(chosen).capitalize() + "."
 
     def general(self, rng: random.Random) -> str:
         source = rng.choices(list(SOURCES), list(SOURCES.values()))[0]
@@ -171,10 +181,11 @@ class Texts:
         return ". ".join(w.capitalize() for w in chosen) + "."
 
     def draw(self, rng: random.Random, kind: str = "all") -> str:
-        """A line of this split; kind is general, everyday or all (six to four)."""
+        """A line of this split; kind is general, everyday, all (six to four) or vocabulary."""
         while True:
             general = kind == "general" or (kind == "all" and rng.random() < GENERAL_SHARE)
-            line = self.general(rng) if general else self.everyday(rng)
+            make = self.listed if kind == "vocabulary" else self.general if general else self.everyday
+            line = make(rng)
             if split_of(line) == self.split and not UNWANTED & {zlib.crc32(w.encode()) for w in words(line)}:
                 return line
 
@@ -184,7 +195,7 @@ if __name__ == "__main__":
 
     texts, rng = Texts(Path(sys.argv[1])), random.Random(0)
     print({name: len(pool) for name, pool in texts.pools.items()}, len(texts.single), "single words")
-    for kind in ("general", "everyday"):
+    for kind in ("general", "everyday", "vocabulary"):
         for _ in range(40):
             line = texts.draw(rng, kind)
             print(f"{kind:9s} {line}  ->  {' '.join(words(line))}")
