@@ -210,12 +210,15 @@ SLOTS = {
 }
 
 
+SLOT = r"\{([a-z ]+)\}"
+
+
 def fill(template: str, rng: random.Random) -> str:
     def value(match: re.Match[str]) -> str:
         slot = SLOTS[match[1]]
-        return slot(rng) if callable(slot) else rng.choice(slot)
+        return slot(rng) if callable(slot) else re.sub(SLOT, value, rng.choice(slot))
 
-    return capital(re.sub(r"\{([a-z ]+)\}", value, template))
+    return capital(re.sub(SLOT, value, template))
 
 
 def capital(line: str) -> str:
@@ -264,6 +267,8 @@ def single_number_word(rng: random.Random) -> str:
     chosen = [rng.choice(every) for _ in range(3)]
     return capital(". ".join(chosen[: rng.choice([1, 1, 1, 2, 3])])) + "."
 
+
+chat = templates("chat")  # what people say to each other at home: not in the mixture, which held-out speech was drawn from
 
 # maker (None: single frequent words, which texts.py knows), weight
 EVERYDAY = [

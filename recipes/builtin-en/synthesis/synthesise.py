@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cache", type=Path, required=True, help="the folder that fetch.sh filled")
     parser.add_argument("--split", choices=["train", "heldout"], default="train", help="which lines and which voices")
-    parser.add_argument("--kind", choices=["general", "everyday", "all", "vocabulary"], default="all")
+    parser.add_argument("--kind", choices=["general", "everyday", "all", "chat", "vocabulary"], default="all")
     parser.add_argument("--first", type=int, default=0, help="number of the first shard")
     parser.add_argument("--lines", type=int, default=LINES_PER_SHARD, help="utterances per shard")
     arguments = parser.parse_args()

@@ -6,7 +6,8 @@ A *line* is what the synthesiser reads: capitals, commas and full stops for the 
 - `general`: sentences of 2 to 22 words out of public-domain or freely licensed packages (see README.md);
 - `everyday`: numbers, times, names, commands, telephone menus and small talk, made here from the tables below.
 
-`vocabulary` is neither: words of the general lines in no order, the rare ones nearly as often as the frequent ones.
+Two more kinds have to be asked for: `chat`, what people say to each other at home, out of the same tables, and
+`vocabulary`, words of the general lines in no order, the rare ones nearly as often as the frequent ones.
 
 Every transcript belongs to one split, by its checksum, so that held-out lines never occur in training.
 """
@@ -22,7 +23,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from everyday import EVERYDAY
+from everyday import EVERYDAY, chat
 from numbers_en import cardinal, year
 
 HELDOUT_SHARE = 40  # one transcript in 40 belongs to the held-out split
@@ -181,11 +182,11 @@ class Texts:
         return ". ".join(w.capitalize() for w in chosen) + "."
 
     def draw(self, rng: random.Random, kind: str = "all") -> str:
-        """A line of this split; kind is general, everyday, all (six to four) or vocabulary."""
+        """A line of this split; kind is general, everyday, all (six to four), chat or vocabulary."""
+        makers = {"general": self.general, "everyday": self.everyday, "chat": chat, "vocabulary": self.listed}
         while True:
-            general = kind == "general" or (kind == "all" and rng.random() < GENERAL_SHARE)
-            make = self.listed if kind == "vocabulary" else self.general if general else self.everyday
-            line = make(rng)
+            mixed = "general" if kind == "all" and rng.random() < GENERAL_SHARE else "everyday"
+            line = makers[mixed if kind == "all" else kind](rng)
             if split_of(line) == self.split and not UNWANTED & {zlib.crc32(w.encode()) for w in words(line)}:
                 return line
 
@@ -195,7 +196,7 @@ if __name__ == "__main__":
 
     texts, rng = Texts(Path(sys.argv[1])), random.Random(0)
     print({name: len(pool) for name, pool in texts.pools.items()}, len(texts.single), "single words")
-    for kind in ("general", "everyday", "vocabulary"):
+    for kind in ("general", "everyday", "chat", "vocabulary"):
         for _ in range(40):
             line = texts.draw(rng, kind)
             print(f"{kind:9s} {line}  ->  {' '.join(words(line))}")
