@@ -268,9 +268,8 @@ def single_number_word(rng: random.Random) -> str:
     return capital(". ".join(chosen[: rng.choice([1, 1, 1, 2, 3])])) + "."
 
 
-chat = templates(
-    "chat"
-)  # what people say to each other at home: not in the mixture, which held-out speech was drawn from
+# What people say to each other at home; not in the mixture below, which the held-out speech was drawn from.
+chat = templates("chat")
 
 # maker (None: single frequent words, which texts.py knows), weight
 EVERYDAY = [

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from earful.train.augment import change_speed
 from earful.train.data import Corpus, Utterance
+from earful.train.targets import phoneme_labels, phoneme_spans
 
 SPEED = (0.88, 1.14)
 LOUDNESS_DB = (-8.0, 2.0)  # of one utterance beside another
@@ -138,6 +139,15 @@ class Mixer:
             one = one[: len(mixed) - first] * np.float32(10 ** (rng.uniform(*LOUDNESS_DB) / 20))
             mixed[first : first + len(one)] += one
         return mixed
+
+    def sounds(self, places: Sequence[Place], frames: int, frame_s: float, latency: int) -> npt.NDArray[np.int64]:
+        """The label [frames] of what sounds in each frame of an arrangement, as `phoneme_labels` has them."""
+        spans = []
+        for place in places:
+            starts, labels = phoneme_spans(self.whole(place))
+            spans.append((place.at_s + (starts - place.from_s) / place.speed, labels))
+        ranges = [(place.at_s, place.end_s) for place in places]
+        return phoneme_labels(spans, ranges, frames, frame_s, latency)
 
     def babble(self, rng: np.random.Generator, seconds: float) -> npt.NDArray[np.float32]:
         """Several voices at once, for noise behind another: float32 [N]."""

@@ -13,7 +13,7 @@ from earful.models.voxtral.config import VoxtralConfig
 from earful.train.augment import CLEAN, degrade
 from earful.train.data import Corpus
 from earful.train.mixing import Mixer, Place
-from earful.train.targets import phoneme_labels, phoneme_spans, targets, written
+from earful.train.targets import targets, written
 
 EARLY_SLOTS = 2  # enough to have heard a word's end
 
@@ -104,12 +104,7 @@ class Packer:
         return self._pieces[word]
 
     def _phonemes(self, places: Sequence[Place]) -> npt.NDArray[np.int64]:
-        spans = []
-        for place in places:
-            starts, labels = phoneme_spans(self.mixer.whole(place))
-            spans.append((place.at_s + (starts - place.from_s) / place.speed, labels))
         downsample, left = self.config.downsample, self.config.audio.left_slots
         frames = (self.total_slots - left) * downsample
-        ranges = [(place.at_s, place.end_s) for place in places]
-        labels = phoneme_labels(spans, ranges, frames, self.config.slot_s / downsample, self.latency)
+        labels = self.mixer.sounds(places, frames, self.config.slot_s / downsample, self.latency)
         return np.concatenate([np.zeros(left * downsample, np.int64), labels])

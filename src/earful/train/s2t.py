@@ -37,7 +37,6 @@ from earful.train.feed import feed, moved
 from earful.train.loop import Batch, Schedule, Trainer
 from earful.train.mixing import Mixer, Place
 from earful.train.objectives import IGNORED, S2tObjective
-from earful.train.targets import phoneme_labels, phoneme_spans
 
 # Networks to train from nothing, without what the vocabulary decides. recipes/s2t-small-en says why.
 PRESETS = {
@@ -269,13 +268,8 @@ class Examples:
         return ids, labels
 
     def _sounds(self, places: Sequence[Place], count: int) -> npt.NDArray[np.int64]:
-        spans = []
-        for place in places:
-            starts, labels = phoneme_spans(self.mixer.whole(place))
-            spans.append((place.at_s + (starts - place.from_s) / place.speed, labels))
-        ranges = [(place.at_s, place.end_s) for place in places]
         sound_s = HOP_S * 2 ** len(self.config.conv_kernels) / sounds_per_step(self.config)
-        return phoneme_labels(spans, ranges, count, sound_s, latency=0)
+        return self.mixer.sounds(places, count, sound_s, latency=0)
 
 
 def rounded(length: int) -> int:
