@@ -96,9 +96,8 @@ def normalise(features: Tensor, lengths: Tensor, means: bool = True, variances: 
     inside = torch.arange(features.shape[1]) < lengths[:, None]  # [B, F]
     count = lengths.clamp(min=1).double()[:, None, None]
     x = features.double() * inside[:, :, None]
-    if means:
-        x = (x - x.sum(1, keepdim=True) / count) * inside[:, :, None]
+    centred = (x - x.sum(1, keepdim=True) / count) * inside[:, :, None]
+    x = centred if means else x
     if variances:
-        centred = (x - x.sum(1, keepdim=True) / count) * inside[:, :, None]
         x = x / (centred.square().sum(1, keepdim=True) / count).clamp(min=LEAST_VARIANCE).sqrt()
     return x.float()
