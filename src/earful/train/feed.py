@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -38,7 +40,10 @@ def feed(make: Callable[[int], Example], size: int, step: int, steps: int, worke
 def batched(make: Callable[[int], Example], size: int, first: int, count: int, workers: int) -> Iterator[Batch]:
     """Batches of so many examples, from number `first` on."""
     examples, ahead = Numbered(make, first, count), 4 if workers else None
-    return iter(DataLoader(examples, size, num_workers=workers, prefetch_factor=ahead, worker_init_fn=_ignore_stops))
+    loader = DataLoader(examples, size, num_workers=workers, prefetch_factor=ahead, worker_init_fn=_ignore_stops)
+    batches = (batch for batch in loader)
+    atexit.register(_close, ref(batches))
+    return batches
 
 
 def moved(batch: Batch, device: str, dtype: torch.dtype) -> Batch:
@@ -47,6 +52,13 @@ def moved(batch: Batch, device: str, dtype: torch.dtype) -> Batch:
         name: value.to(device, dtype if value.is_floating_point() else None) if isinstance(value, Tensor) else value
         for name, value in batch.items()
     }
+
+
+def _close(batches: ref[Generator[Batch]]) -> None:
+    """End the workers of batches that a traceback or a variable still refers to when the program ends, which would wait
+    for ever for processes that ignore being told to end."""
+    if (still_there := batches()) is not None:
+        still_there.close()
 
 
 def _ignore_stops(worker: int) -> None:
