@@ -39,3 +39,12 @@ def test_a_program_that_ends_with_an_error_ends_its_workers(tmp_path) -> None:
     ended = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=60)
     assert ended.stdout == "[0, 1]\n"
     assert "KeyboardInterrupt" in ended.stderr
+
+
+def test_a_worker_is_silent_when_nobody_takes_what_it_hands_over() -> None:
+    """As when Ctrl-C comes in the middle of that: the error comes up in a thread that has nobody to tell."""
+    program = "import sys; from earful.train.feed import _ignore_stops as begin; begin(0)"
+    for error in ("EOFError", "ConnectionResetError", "RuntimeError"):
+        program += f"; sys.excepthook({error}, {error}('{error} here'), None)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stderr == "RuntimeError: RuntimeError here\n"

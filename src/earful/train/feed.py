@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterator
 from weakref import ref
 
@@ -63,6 +64,9 @@ def _close(batches: ref[Generator[Batch]]) -> None:
 
 def _ignore_stops(worker: int) -> None:
     """Ctrl-C reaches every process of a terminal, and what a scheduler sends every process of a job; a worker that dies
-    of it would break the saving of the run. Whoever saves ends the workers."""
+    of it would break the saving of the run. Whoever saves ends the workers, perhaps in the middle of taking a batch,
+    which is no worker's error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    usual = sys.excepthook
+    sys.excepthook = lambda kind, error, trace: isinstance(error, EOFError | OSError) or usual(kind, error, trace)

@@ -19,7 +19,7 @@ from earful.nn.state import keep, row
 from earful.text.incremental import Utf8Stream
 from earful.text.tekken import Tekken
 
-CHUNK_SLOTS = 8  # the most slots that one call may encode; the rings have room for it
+CHUNK_SLOTS = 32  # the most slots that one call may encode; the rings have room for it
 DELAY_SLOTS = 30  # the longest delay that the published model was trained with
 LETTER_S = 0.07  # about how long a letter is spoken: bounds a word whose start nothing else tells
 GROUP_WORDS = 8  # more words than are ever written behind one marker
