@@ -162,9 +162,9 @@ def test_planes_are_averaged(sample_format, dtype, full_scale, layout, channels)
     values = np.random.default_rng(0).integers(0, 100, (channels, 64)).astype(dtype)
     for plane, row in zip(frame.planes, values, strict=False):  # for 8 channels the binding lists a plane too many
         plane.update(row.tobytes())
-    planes, size = audio_io._channels(frame, channels)
-    assert size == values.nbytes
-    (samples,) = audio_io._mean(planes)
+    name, planes = audio_io._channels(frame, channels)
+    assert planes.nbytes == values.nbytes
+    (samples,) = audio_io._mean(audio_io._as_floats(planes, name))
     wanted = values.mean(axis=0) / full_scale if full_scale else (values.mean(axis=0) - 128) / 128
     np.testing.assert_allclose(samples, wanted, rtol=1e-6)
 
@@ -428,6 +428,15 @@ def test_damage_in_the_middle_is_passed_over(capfd):
     samples = read_audio(io.BytesIO(bytes(content)), 48_000)
     assert 0.9 * 4 * 48_000 < len(samples) < 4 * 48_000
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["a.aiff", "a.flac"])
+def test_a_file_comes_in_blocks_and_a_pipe_as_it_is_written(kind):
+    content = encode(kind, seconds=4)
+    of_file = list(open_audio(io.BytesIO(content), 16_000))
+    of_pipe = list(open_audio(Pipe(content), 16_000))
+    assert 2 * len(of_file) < len(of_pipe)
+    np.testing.assert_array_equal(np.concatenate(of_file), np.concatenate(of_pipe))
 
 
 def test_limits_are_counted_as_produced():

@@ -59,6 +59,13 @@ def test_codes_are_those_of_the_audio_and_words_are_where_it_sounds(codec, corpu
     assert said > 10
 
 
+def test_a_bfloat16_encoder_makes_nearly_the_same_codes(codec, corpus, tmp_path):
+    one = build(codec, corpus, tmp_path / "float32", 1)
+    other = build_codes(codec, Mixer(corpus), RECIPE, tmp_path / "bfloat16", 1, workers=0, dtype=torch.bfloat16)
+    same = np.mean([one.codes(number) == other.codes(number) for number in range(len(one))])
+    assert 0.9 < same < 1
+
+
 def test_versions_differ_and_are_added_to_what_is_there(codec, corpus, tmp_path):
     one = build(codec, corpus, tmp_path / "codes", 1)
     before = (tmp_path / "codes" / "part-00000.npy").stat().st_mtime_ns
@@ -90,6 +97,8 @@ def test_codes_of_another_codec_corpus_or_recipe_are_refused(codec, corpus, tmp_
     }.items():
         with pytest.raises(ValueError, match=f"expected codes made with this {what} in .*: build a new folder"):
             build(arguments[0], corpus, tmp_path / "codes", 1, arguments[1])
+    with pytest.raises(ValueError, match="expected codes made with this recipe"):
+        build_codes(codec, Mixer(corpus), RECIPE, tmp_path / "codes", 1, workers=0, dtype=torch.bfloat16)
     corpus.utterances.pop()
     with pytest.raises(ValueError, match="expected codes made with this corpus"):
         build(codec, corpus, tmp_path / "codes", 1)

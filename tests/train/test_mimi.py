@@ -62,6 +62,15 @@ def test_gradients_reach_every_weight_and_codebooks_move_without() -> None:
     assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
 
 
+def test_in_bfloat16_the_loss_is_nearly_that_of_float32() -> None:
+    (exact, _), (rounded, _) = (
+        MimiObjective(fresh(), dtype)(**batch(fresh()), **WEIGHTS) for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert exact.dtype == rounded.dtype == torch.float32
+    assert exact != rounded
+    torch.testing.assert_close(exact, rounded, rtol=0.02, atol=0)
+
+
 def test_the_objective_hears_what_the_codec_decodes() -> None:
     model = fresh()
     objective = MimiObjective(model)

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
+import numpy.typing as npt
 from av.container import InputContainer
 
 from earful.audio.frames import Samples
@@ -23,6 +24,7 @@ from earful.errors import AudioError
 
 Source = str | Path | BinaryIO
 Mix = Callable[[Samples], Samples]
+Raw = npt.NDArray[Any]  # samples in a codec's own format
 
 # What the binding of libav raises on a bad file: mostly FFmpegError, and plain errors where it trips over itself.
 DECODER_ERRORS = (av.FFmpegError, ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, ValueError)
@@ -36,6 +38,7 @@ FORMATS = {  # sample format: type, value of silence, value of full scale
     "dbl": (np.float64, 0, 1),
 }
 QUICKTIME = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # the first box of an MP4 or MOV file
+BLOCK_S = 1.0  # frames of a few milliseconds are joined up to here before they are converted, mixed and resampled
 SLACK_S = 0.5  # headers round, and codecs pad: only what is shorter than promised by more has been cut
 
 
@@ -253,7 +256,36 @@ def _container(reader: _Reader, name: str) -> Iterator[InputContainer]:
 
 
 def _blocks(container: InputContainer, reader: _Reader, limits: Limits, mix: Mix) -> Iterator[tuple[int, Samples]]:
-    """Rate and mixed samples of each decoded frame, then the error if the file broke off or a limit was passed."""
+    """Rate and mixed samples [rows, N] of some frames, of a pipe of each; then what `_checked` raises."""
+    held: list[Raw] = []
+    count, kind = 0, (0, "", 0)
+    least_s = BLOCK_S if reader.seekable() else 0.0
+
+    def joined() -> Iterator[tuple[int, Samples]]:
+        whole = held.copy()
+        held.clear()
+        if whole:
+            yield kind[0], mix(_as_floats(np.concatenate(whole, axis=1), kind[1]))
+
+    try:
+        for rate_hz, name, samples in _checked(container, reader, limits):
+            if kind != (rate_hz, name, len(samples)):
+                yield from joined()
+                count, kind = 0, (rate_hz, name, len(samples))
+            held.append(samples)
+            count += samples.shape[1]
+            if count >= least_s * rate_hz:
+                yield from joined()
+                count = 0
+    except AudioError:
+        yield from joined()
+        raise
+    yield from joined()
+
+
+def _checked(container: InputContainer, reader: _Reader, limits: Limits) -> Iterator[tuple[int, str, Raw]]:
+    """Rate, sample format and channels [C, N] of each decoded frame, then the error if the file broke off or a limit
+    was passed."""
     counts: Counter[int] = Counter()  # samples at each rate: a sum of seconds would pass a limit by its rounding
     seconds = end_s = 0.0
     size = 0
@@ -267,18 +299,17 @@ def _blocks(container: InputContainer, reader: _Reader, limits: Limits, mix: Mix
             raise AudioError(f"expected a rate of {limits.min_rate_hz} to {limits.max_rate_hz} Hz, got {rate_hz} Hz")
         if channels > limits.max_channels:
             raise AudioError(f"expected at most {limits.max_channels} channels, got {channels}")
-        samples, frame_size = _channels(frame, channels)
-        samples = mix(samples)
-        counts[rate_hz] += samples.shape[1]
+        name, samples = _channels(frame, channels)
+        counts[rate_hz] += frame.samples
         seconds = sum(count / hz for hz, count in counts.items())
-        size += frame_size
+        size += samples.nbytes
         if limits.max_s is not None and seconds > limits.max_s:
             raise AudioError(f"expected at most {limits.max_s:g} s of audio, got more")
         if limits.max_bytes is not None and size > limits.max_bytes:
             raise AudioError(f"expected at most {limits.max_bytes} bytes of decoded audio, got more")
         if frame.pts is not None and frame.time_base is not None:
-            end_s = float(frame.pts * frame.time_base) + samples.shape[1] / rate_hz
-        yield rate_hz, samples
+            end_s = frame.pts * frame.time_base.numerator / frame.time_base.denominator + frame.samples / rate_hz
+        yield rate_hz, name, samples
     reader.check()
     if not seconds:
         raise AudioError("expected audio, got nothing that can be decoded")
@@ -329,20 +360,25 @@ def _both(samples: Samples) -> Samples:
     return samples
 
 
-def _channels(frame: av.AudioFrame, channels: int) -> tuple[Samples, int]:
-    """A frame's channels [C, N], and the bytes that it took."""
+def _channels(frame: av.AudioFrame, channels: int) -> tuple[str, Raw]:
+    """A frame's sample format, and its channels [C, N] in it."""
     name = frame.format.name.removesuffix("p")
     if name not in FORMATS:
         raise AudioError(f"expected samples of {', '.join(FORMATS)}, got {name}")
-    dtype, silence, full_scale = FORMATS[name]
+    dtype, _, _ = FORMATS[name]
     # Of 8 planes the binding lists 9, the last at an address that is none: neither it nor `to_ndarray` may be used.
     planes = frame.planes[:channels] if frame.format.is_planar else frame.planes[:1]
     count = frame.samples * channels // len(planes)
     samples = np.stack([np.frombuffer(memoryview(plane), dtype, count) for plane in planes])  # [C, N] or [1, N * C]
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, channels).T
+    return name, samples if frame.format.is_planar else samples.reshape(-1, channels).T
+
+
+def _as_floats(samples: Raw, name: str) -> Samples:
+    """Samples of a format, with full scale at 1."""
+    _, silence, full_scale = FORMATS[name]
     with np.errstate(over="ignore", invalid="ignore"):  # the resampler refuses what is not finite
-        return (samples.astype(np.float32) - np.float32(silence)) / np.float32(full_scale), samples.nbytes
+        floats: Samples = (samples.astype(np.float32) - np.float32(silence)) / np.float32(full_scale)
+    return floats
 
 
 def _promised_s(container: InputContainer) -> float:

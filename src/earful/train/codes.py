@@ -83,8 +83,11 @@ def build_codes(
     device: str = "cpu",
     workers: int = 1,
     report: Callable[[int, int], None] = lambda done, of: None,
+    dtype: torch.dtype = torch.float32,
 ) -> Codes:
     """Encode the corpus `versions` times over, mixed and degraded in another way each time, and return all there is.
+
+    dtype: of what the encoder computes; what it makes is quantised in float32.
 
     Versions that the folder has already are not made again. Raises ValueError when the folder was made with another
     codec, corpus or recipe.
@@ -92,14 +95,18 @@ def build_codes(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     index = _read_index(folder)
-    about = {"codec": checksum(codec), "corpus": _corpus_checksum(mixer), "recipe": vars(recipe)}
+    about = {
+        "codec": checksum(codec),
+        "corpus": _corpus_checksum(mixer),
+        "recipe": vars(recipe) | {"dtype": str(dtype)},
+    }
     for name, value in about.items():
         if index.setdefault(name, value) != value:
             raise ValueError(f"expected codes made with this {name} in {folder}, got others: build a new folder")
     seconds = recipe.frames * codec.config.frame_s
     examples = math.ceil(mixer.corpus.hours * 3600 / seconds)
     while len(index["parts"]) < versions:
-        _write_part(codec, mixer, recipe, folder, len(index["parts"]), examples, device, workers, report)
+        _write_part(codec, mixer, recipe, folder, len(index["parts"]), examples, device, workers, report, dtype)
         index["parts"].append(examples)
         unfinished = folder / f".{INDEX}"
         unfinished.write_text(json.dumps(index, indent=1), encoding="utf-8")
@@ -155,6 +162,7 @@ def _write_part(
     device: str,
     workers: int,
     report: Callable[[int, int], None],
+    dtype: torch.dtype,
 ) -> None:
     made = Version(mixer, recipe, recipe.frames * codec.config.frame_samples, version)
     written = folder / f".part-{version:05d}.npy"
@@ -166,7 +174,10 @@ def _write_part(
         return {"samples": torch.from_numpy(made.audio(number))}
 
     for number, batch in enumerate(batched(make, 1, 0, examples, workers)):
-        part[number] = codec.encode(batch["samples"][:, None].to(device), recipe.codebooks)[0].cpu().numpy()
+        with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
+            latents = codec.latents(batch["samples"][:, None].to(device))
+        codes = codec.quantizer.encode(latents.float().transpose(1, 2), recipe.codebooks)  # [1, Q, T]
+        part[number] = codes[0].cpu().numpy()
         report(number + 1, examples)
     part.flush()
     rows = (json.dumps(made.words(number)) for number in range(examples))

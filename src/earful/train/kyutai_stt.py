@@ -108,9 +108,8 @@ def train_kyutai_stt(run: KyutaiSttRun, report: Callable[[dict[str, float]], Non
     room_s = config.delay_s + AFTER_S
     recipe = Recipe(frames, config.temporal.codebooks, config.prefix_s, room_s, run.clean, run.seed)
     folder = run.codes or run.folder / "codes"
-    codes = build_codes(
-        model.codec, Mixer(corpus, run.shares or None, run.cut), recipe, folder, run.versions, run.device, run.workers
-    )
+    mixer = Mixer(corpus, run.shares or None, run.cut)
+    codes = build_codes(model.codec, mixer, recipe, folder, run.versions, run.device, run.workers, dtype=run.dtype)
     lora = None if run.lora is None else Lora(model.temporal, run.lora, run.seed)
     objective = KyutaiSttObjective(model, run.pad_weight).to(run.device)
     schedule = Schedule(run.steps, matrix_rate=run.matrix_rate, other_rate=run.other_rate)

@@ -67,6 +67,7 @@ class MimiRun:
     sound_weight: float = 1.0
     seed: int = 0
     device: str = "cpu"
+    dtype: torch.dtype = torch.bfloat16
     workers: int = 1
 
 
@@ -80,7 +81,7 @@ def train_mimi(run: MimiRun, report: Callable[[dict[str, float]], None] = lambda
     crops = Crops(Mixer(corpus, run.shares or None), model.config, run.seconds, run.clean)
     schedule = Schedule(run.steps, matrix_rate=run.matrix_rate, other_rate=run.other_rate)
     torch.manual_seed(run.seed)  # for the head that names sounds
-    objective = MimiObjective(model).to(run.device)
+    objective = MimiObjective(model, run.dtype).to(run.device)
     trainer = Trainer(objective, schedule, run.folder)
     trainer.resume()
     source = batches(crops, run, trainer.step)

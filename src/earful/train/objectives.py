@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,9 +81,10 @@ class MimiObjective(nn.Module):
     are those of Yamamoto et al. 2020, on mel bands.
     """
 
-    def __init__(self, model: Mimi) -> None:
+    def __init__(self, model: Mimi, dtype: torch.dtype = torch.float32) -> None:
+        """dtype: of what both networks compute; codes and losses are float32."""
         super().__init__()
-        self.model = model
+        self.model, self.dtype = model, dtype
         self.sound_head = nn.Linear(model.config.dim, STEPS_PER_FRAME * LABELS)
 
     def forward(
@@ -102,10 +105,14 @@ class MimiObjective(nn.Module):
         """
         model = self.model
         generator = torch.Generator().manual_seed(chance)
-        latents = model.latents(samples).transpose(1, 2)  # [B, T, D]
-        coded, said, commitment = quantise_split(model.quantizer, latents, kept, generator, self.training)
+        computing = partial(torch.autocast, samples.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        with computing():
+            latents = model.latents(samples).transpose(1, 2)  # [B, T, D]
+        coded, said, commitment = quantise_split(model.quantizer, latents.float(), kept, generator, self.training)
         vectors, samples = coded[:decoded].transpose(1, 2), samples[:decoded]
-        again = model.decoder(model.decoder_transformer(model.upsample(vectors)))  # [decoded, 1, N]
+        with computing():
+            again = model.decoder(model.decoder_transformer(model.upsample(vectors)))  # [decoded, 1, N]
+        again = again.float()
         wave = (again - samples).abs().mean() / samples.abs().mean().clamp(min=1e-3)
         mel = mel_distance(samples[:, 0], again[:, 0], model.config.rate_hz)
         named = self.sound_head(said).unflatten(-1, (STEPS_PER_FRAME, LABELS)).flatten(1, 2)  # [B, 2 T, LABELS]
