@@ -12,9 +12,10 @@ import torch
 
 from earful.models.mimi.model import Mimi
 from earful.testing import tiny_mimi
-from earful.train.codes import Codes, Recipe, Version, build_codes
+from earful.train.codes import SOUND_LATENCY, Codes, Recipe, Version, build_codes
 from earful.train.data import Corpus, build_cache
 from earful.train.mixing import Mixer
+from earful.train.targets import IGNORED, SILENCE
 
 RECIPE = Recipe(frames=50, codebooks=4, lead_s=0.2, room_s=0.5, clean=1.0)
 
@@ -54,6 +55,11 @@ def test_codes_are_those_of_the_audio_and_words_are_where_it_sounds(codec, corpu
                 listed[round(start_s * 100) : round(end_s * 100)] = True
                 said += 1
             assert np.mean(listed != sounding) < 0.05
+            sounds = codes.sounds(number)  # these utterances have no phonemes: only the silence between them is known
+            assert sounds.shape == (100,)
+            unknown = np.repeat(sounds[SOUND_LATENCY:] == IGNORED, 4)[: len(sounding)]
+            assert not sounding[: len(unknown)][~unknown].any()
+            assert (sounds[: SOUND_LATENCY + 5] == SILENCE).all()
             assert not sounding[-45:].any()
             number += 1
     assert said > 10

@@ -33,6 +33,7 @@ from earful.train.loop import Schedule
 from earful.train.mimi import PRESETS as CODECS
 from earful.train.mixing import Mixer
 from earful.train.objectives import IGNORED, KyutaiSttObjective
+from earful.train.targets import LABELS
 
 FRAMES = 45
 
@@ -60,6 +61,24 @@ def test_gradients_reach_the_language_model_and_nothing_else(model: KyutaiStt) -
     objective.to(torch.bfloat16)
     assert {weight.dtype for weight in model.temporal.parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in model.codec.parameters()} == {torch.float32}
+
+
+def test_the_lower_half_of_the_layers_learns_the_names_of_sounds(model: KyutaiStt) -> None:
+    objective = KyutaiSttObjective(model, with_sounds=True)
+    sounds = torch.randint(0, LABELS, (2, 2 * FRAMES), generator=torch.Generator().manual_seed(3))
+    sounds[0, ::7] = IGNORED
+    text, _ = objective(**batch(model))
+    both, parts = objective(**batch(model), sounds=sounds, sound_weight=0.7)
+    torch.testing.assert_close(both - text, 0.7 * parts["sound"])
+    (both - text).backward()
+    touched = {
+        n for n, weight in objective.named_parameters() if weight.grad is not None and weight.grad.abs().max() > 1e-7
+    }
+    last = len(model.temporal.layers) - 1
+    assert {"sound_head.weight", "temporal.layers.0.attn.q.weight", "temporal.audio_embeds.0.weight"} <= touched
+    assert not any(name.startswith((f"temporal.layers.{last}.", "temporal.text_head")) for name in touched)
+    nothing, _ = objective(**batch(model), sounds=torch.full_like(sounds, IGNORED), sound_weight=0.7)
+    assert torch.equal(nothing, text)
 
 
 def test_the_loss_is_that_of_the_text_weighted_by_hand(model: KyutaiStt) -> None:
@@ -252,7 +271,8 @@ def test_examples_are_put_together_between_words(tones: Path, tmp_path: Path) ->
     examples = Examples(codes, config, lambda word: [100 + len(word)], 0.0)
     said = 0
     for index in range(20):
-        together, words = examples._put_together(np.random.default_rng(index))
+        together, sounds, words = examples._put_together(np.random.default_rng(index))
+        assert len(sounds) == 2 * together.shape[1]
         assert together.shape == codes.codes(0).shape
         assert words == sorted(words, key=lambda word: word[1])
         for word, start_s in words:

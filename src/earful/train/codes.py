@@ -17,12 +17,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from earful.models.mimi.config import STEPS_PER_FRAME
 from earful.models.mimi.model import Mimi
 from earful.train.augment import degrade
 from earful.train.feed import batched
 from earful.train.mixing import Mixer, Place
+from earful.train.targets import SILENCE
 
 INDEX = "index.json"
+SOUNDS = "sounds.npy"
+SOUND_LATENCY = 4  # steps of half a frame: a sound is named once it has been heard and coded
 Words = list[tuple[str, float, float]]  # word, start, end in seconds of the example
 
 
@@ -49,6 +53,7 @@ class Codes:
         folder = self.folder = Path(folder)
         index = _read_index(folder)
         self._parts = [np.load(_part(folder, n, "npy"), mmap_mode="r") for n in range(len(index["parts"]))]
+        self._sounds = [np.load(_part(folder, n, SOUNDS), mmap_mode="r") for n in range(len(index["parts"]))]
         self._words: list[Words] = []
         for number in range(len(self._parts)):
             rows = _part(folder, number, "jsonl").read_text(encoding="utf-8").splitlines()
@@ -62,16 +67,23 @@ class Codes:
 
     def codes(self, number: int) -> npt.NDArray[np.int64]:
         """The codes of one example: int64 [codebooks, frames]."""
-        for part in self._parts:
-            if number < len(part):
-                codes: npt.NDArray[np.int64] = part[number].astype(np.int64)
-                return codes
-            number -= len(part)
-        raise IndexError(f"expected an example below {len(self)}, got one beyond")
+        return self._row(self._parts, number)
+
+    def sounds(self, number: int) -> npt.NDArray[np.int64]:
+        """The labels of what sounded in each half of a frame, `SOUND_LATENCY` later: int64 [2 frames]."""
+        return self._row(self._sounds, number)
 
     def words(self, number: int) -> Words:
         """What is said in one example, and when, silence before the audio included."""
         return self._words[number]
+
+    def _row(self, parts: list[npt.NDArray[Any]], number: int) -> npt.NDArray[np.int64]:
+        for part in parts:
+            if number < len(part):
+                row: npt.NDArray[np.int64] = part[number].astype(np.int64)
+                return row
+            number -= len(part)
+        raise IndexError(f"expected an example below {len(self)}, got one beyond")
 
 
 def build_codes(
@@ -150,6 +162,14 @@ class Version:
             for word, start_s, end_s in self.mixer.utterance(place).words
         ]
 
+    def sounds(self, example: int, step_s: float) -> npt.NDArray[np.int64]:
+        """The labels of what sounds in each step, `SOUND_LATENCY` later: int64 [steps]."""
+        rate_hz = self.mixer.corpus.rate_hz
+        before = round(self.lead / rate_hz / step_s)
+        steps = round(self.samples / rate_hz / step_s) - before
+        heard = self.mixer.sounds(self._placed(example)[1], steps, step_s, SOUND_LATENCY)
+        return np.pad(heard, (before, 0), constant_values=SILENCE)
+
 
 @torch.inference_mode()
 def _write_part(
@@ -180,6 +200,9 @@ def _write_part(
         part[number] = codes[0].cpu().numpy()
         report(number + 1, examples)
     part.flush()
+    step_s = codec.config.frame_s / STEPS_PER_FRAME
+    sounds = np.stack([made.sounds(number, step_s) for number in range(examples)])
+    np.save(_part(folder, version, SOUNDS), sounds.astype(np.int8))
     rows = (json.dumps(made.words(number)) for number in range(examples))
     _part(folder, version, "jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     os.replace(written, _part(folder, version, "npy"))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from earful.errors import CheckpointError
 from earful.models.kyutai_stt.config import KyutaiSttConfig
 from earful.models.kyutai_stt.config_files import checked
 from earful.models.kyutai_stt.model import KyutaiStt
-from earful.models.mimi.config import MimiConfig
+from earful.models.mimi.config import STEPS_PER_FRAME, MimiConfig
 from earful.models.mimi.model import Mimi
 from earful.models.moshi.config import TemporalConfig
 from earful.text.sentencepiece import SentencePiece
@@ -47,6 +47,7 @@ HIDDEN_FRAMES = 6  # the longest gap in what is heard
 UNKNOWN = -1  # a code, or an id, that adds nothing to what goes in
 COARSE = 0.5  # share of the examples of which only the first few codebooks are heard
 PAUSE_S = 0.4  # of silence, where an example may be cut
+LEAST = 0.2  # weight to which the loss on the names of sounds fades over a run
 AFTER_S = 1.0  # room behind the delay for the last word of an example
 
 
@@ -111,15 +112,18 @@ def train_kyutai_stt(run: KyutaiSttRun, report: Callable[[dict[str, float]], Non
     mixer = Mixer(corpus, run.shares or None, run.cut)
     codes = build_codes(model.codec, mixer, recipe, folder, run.versions, run.device, run.workers, dtype=run.dtype)
     lora = None if run.lora is None else Lora(model.temporal, run.lora, run.seed)
-    objective = KyutaiSttObjective(model, run.pad_weight).to(run.device)
+    objective = KyutaiSttObjective(model, run.pad_weight, run.start in PRESETS).to(run.device)
     schedule = Schedule(run.steps, matrix_rate=run.matrix_rate, other_rate=run.other_rate)
     trainer = Trainer(objective, schedule, run.folder, run.dtype)
     trainer.resume()
     examples = Examples(codes, config, SentencePiece.from_file(tokenizer).encode, run.hidden)
     source = feed(partial(examples.example, run.seed), run.batch, trainer.step, run.steps, run.workers)
-    trainer.run((moved(batch, run.device, run.dtype) for batch in source), report)
+    weights = (max(LEAST, 1 - step / run.steps) for step in count(trainer.step))
+    batches = ({**batch, "sound_weight": weight} for batch, weight in zip(source, weights, strict=False))
+    trainer.run((moved(batch, run.device, run.dtype) for batch in batches), report)
 
-    trained = {name.removeprefix("temporal."): weight for name, weight in trainer.masters.items()}
+    own = "temporal."
+    trained = {name.removeprefix(own): weight for name, weight in trainer.masters.items() if name.startswith(own)}
     model.temporal.float().load_state_dict(trained, strict=lora is None)
     pairs = lora.pairs() if lora else {}
     if lora and run.merge:
@@ -230,7 +234,7 @@ class Examples:
     def example(self, seed: int, index: int) -> dict[str, Tensor]:
         """What the objective takes, without the batch dimension."""
         rng, c = np.random.default_rng([seed, index]), self.config
-        codes, words = self._put_together(rng)
+        codes, sounds, words = self._put_together(rng)
         frames = codes.shape[1]
         text = interleaved(
             [(start_s, self._written_as(word)) for word, start_s in words],
@@ -244,11 +248,15 @@ class Examples:
             read[rng.random(frames) < self.hidden] = UNKNOWN
             if rng.random() < COARSE:
                 codes[int(rng.integers(c.codec.semantic_codebooks, len(codes))) :] = UNKNOWN
-        return {"text": torch.from_numpy(read), "codes": torch.from_numpy(codes), "labels": torch.from_numpy(text)}
+        made = {"text": read, "codes": codes, "labels": text, "sounds": sounds}
+        return {name: torch.from_numpy(value) for name, value in made.items()}
 
-    def _put_together(self, rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], list[tuple[str, float]]]:
-        """Codes [codebooks, frames] of parts of several examples, and the words in them with their starts."""
-        frame_s, parts, words, filled = self.config.codec.frame_s, [], [], 0
+    def _put_together(
+        self, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[tuple[str, float]]]:
+        """Codes [codebooks, frames] of parts of several examples, the sounds [2 frames] and the words in them, these
+        with their starts."""
+        frame_s, parts, heard, words, filled = self.config.codec.frame_s, [], [], [], 0
         while True:
             number = int(rng.integers(len(self.codes)))
             codes, said = self.codes.codes(number), self.codes.words(number)
@@ -257,11 +265,12 @@ class Examples:
             k = int(rng.integers(len(edges) - 1))
             first, last = edges[k], min(edges[k + 1], edges[k] + frames - filled)
             parts.append(codes[:, first:last])
+            heard.append(self.codes.sounds(number)[STEPS_PER_FRAME * first : STEPS_PER_FRAME * last])
             shift_s = (filled - first) * frame_s
             words += [(word, start_s + shift_s) for word, start_s, _ in said if first <= start_s / frame_s < last]
             filled += last - first
             if filled == frames:
-                return np.concatenate(parts, axis=1), words
+                return np.concatenate(parts, axis=1), np.concatenate(heard), words
 
     def _written_as(self, word: str) -> list[int]:
         if word not in self._pieces:

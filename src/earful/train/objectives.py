@@ -115,10 +115,8 @@ class MimiObjective(nn.Module):
         again = again.float()
         wave = (again - samples).abs().mean() / samples.abs().mean().clamp(min=1e-3)
         mel = mel_distance(samples[:, 0], again[:, 0], model.config.rate_hz)
-        named = self.sound_head(said).unflatten(-1, (STEPS_PER_FRAME, LABELS)).flatten(1, 2)  # [B, 2 T, LABELS]
-        sound = cross_entropy(named, sounds) if bool((sounds != IGNORED).any()) else named.sum() * 0
+        sound, right = naming(self.sound_head(said), sounds)
         with torch.no_grad():
-            right = (named.argmax(-1) == sounds).sum() / (sounds != IGNORED).sum().clamp(min=1)
             used = torch.stack([_share_used(book.usage) for book in model.quantizer.acoustic.codebooks]).mean()  # type: ignore[arg-type]
         loss = WAVE * wave + mel_weight * mel + COMMITMENT * commitment + sound_weight * sound
         parts = {"wave": wave, "mel": mel, "commitment": commitment, "sound": sound}
@@ -155,32 +153,46 @@ def _log_mel(x: Tensor, rate_hz: int, window: int, bins: int) -> Tensor:
 class KyutaiSttObjective(nn.Module):
     """The loss on the text of Kyutai Speech-To-Text, in which silence counts less than words.
 
-    Source: Kyutai's moshi-finetune for the weighting.
+    A model that learns from nothing also names, from the middle of its layers, the sounds of speech that it has heard;
+    export drops that head. Source: Kyutai's moshi-finetune for the weighting.
     """
 
     weight: Tensor
 
-    def __init__(self, model: KyutaiStt, pad_weight: float = 0.5) -> None:
+    def __init__(self, model: KyutaiStt, pad_weight: float = 0.5, with_sounds: bool = False) -> None:
         super().__init__()
         self.temporal = model.temporal
+        c = model.config.temporal
+        self.sound_head = nn.Linear(c.dim, STEPS_PER_FRAME * LABELS) if with_sounds else None
         self.whole = (model,)  # in a tuple its codec is no part of what is trained, and keeps its type
-        weight = torch.ones(model.config.temporal.text_vocab)
+        weight = torch.ones(c.text_vocab)
         weight[[model.config.pad_id, model.config.word_id]] = pad_weight
         self.register_buffer("weight", weight, persistent=False)
 
-    def forward(self, text: Tensor, codes: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, text: Tensor, codes: Tensor, labels: Tensor, sounds: Tensor | None = None, sound_weight: float = 0.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise, and its parts.
 
         text: [B, T] int64, an id to a frame; codes: [B, codebooks, T] int64; -1 in either where nothing is known.
-        labels: [B, T] int64, what is to be written, the text itself or IGNORED.
+        labels: [B, T] int64, what is to be written, the text itself or IGNORED; sounds: [B, 2 T] int64, labels of what
+        has been heard by then, or IGNORED.
         """
-        logits = self.whole[0](text, codes)  # [B, T, V]
+        halfway: list[Tensor] = []
+        middle = self.temporal.layers[(len(self.temporal.layers) - 1) // 2]
+        with middle.register_forward_hook(lambda _, __, x: halfway.append(x)):
+            logits = self.whole[0](text, codes)  # [B, T, V]
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), self.weight.float(), ignore_index=IGNORED)
         with torch.no_grad():
             spoken = (labels != IGNORED) & (labels != self.whole[0].config.pad_id)
             right = ((logits.argmax(-1) == labels) & spoken).sum() / spoken.sum().clamp(min=1)
             words = cross_entropy(logits, labels.masked_fill(~spoken, IGNORED))
-        return loss, {"text": loss.detach(), "words": words, "words_accuracy": right}
+        parts = {"text": loss.detach(), "words": words, "words_accuracy": right}
+        if self.sound_head is not None and sounds is not None:
+            sound, named = naming(self.sound_head(halfway[0]), sounds)
+            loss = loss + sound_weight * sound
+            parts |= {"sound": sound.detach(), "sound_accuracy": named}
+        return loss, parts
 
 
 class S2tObjective(nn.Module):
@@ -211,8 +223,7 @@ class S2tObjective(nn.Module):
         smooth = F.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=self.smoothing
         )
-        heard = self.sound_head(encoded).unflatten(-1, (self.sounds_per_step, LABELS)).flatten(1, 2).float()
-        sound = cross_entropy(heard, sounds) if bool((sounds != IGNORED).any()) else heard.sum() * 0
+        sound, known = naming(self.sound_head(encoded), sounds)
         pieces = (labels != IGNORED) & (labels != EOS)
         ctc = F.ctc_loss(
             self.ctc_head(encoded).float().log_softmax(-1).transpose(0, 1),  # [S, B, V]
@@ -225,7 +236,6 @@ class S2tObjective(nn.Module):
         with torch.no_grad():
             counted = labels != IGNORED
             right = ((logits.argmax(-1) == labels) & counted).sum() / counted.sum().clamp(min=1)
-            known = (heard.argmax(-1) == sounds).sum() / (sounds != IGNORED).sum().clamp(min=1)
             text = cross_entropy(logits, labels)
         parts = {"text": text, "ctc": ctc, "sound": sound, "words_accuracy": right, "phoneme_accuracy": known}
         return smooth + auxiliary_weight * (sound + CTC * ctc), {name: part.detach() for name, part in parts.items()}
@@ -272,6 +282,18 @@ class MoshiObjective(nn.Module):
             right = (code_logits.argmax(-1) == codes).sum() / (codes != IGNORED).sum().clamp(min=1)
         parts = {"text": written.detach(), "codes": said.detach(), "words_accuracy": words, "codes_accuracy": right}
         return written + said, parts
+
+
+def naming(logits: Tensor, sounds: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss on the names of sounds, and how many are right.
+
+    logits: [B, T, k * LABELS] of k sounds in a row; sounds: [B, k * T] int64, IGNORED ones count for nothing, all of
+    them too.
+    """
+    named = logits.float().unflatten(-1, (-1, LABELS)).flatten(1, 2)  # [B, k * T, LABELS]
+    known = sounds != IGNORED
+    loss = cross_entropy(named, sounds) if bool(known.any()) else named.sum() * 0
+    return loss, (named.argmax(-1) == sounds).sum() / known.sum().clamp(min=1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
