@@ -53,6 +53,20 @@ def test_command_line_and_model_do_without_transformers():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_first_text_does_not_wait_for_torchs_compiler():
+    """It takes as long to import as torch itself, and drawing weights without memory for them would."""
+    code = """if True:
+        import sys, numpy as np, earful
+        model = earful.load()
+        model.transcribe(np.zeros(16000, np.float32))
+        with model.stream() as stream:
+            stream.feed(np.zeros(16000, np.float32))
+            stream.finish()
+        sys.exit("torch._dynamo" in sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_every_import_contract_can_break(tmp_path):
     """The contracts name rooms that may not exist yet, so a slip there would pass unseen: break each one once."""
     package = tmp_path / "src" / "earful"

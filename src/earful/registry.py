@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from importlib import import_module
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from earful.checkpoint import table
 from earful.checkpoint.fields import read_json, shown
@@ -34,12 +35,21 @@ class Family:
 
     def build(self, config: Any) -> nn.Module:
         """The network without memory for its weights."""
-        with torch.device("meta"):
+        with torch.device("meta"), _Unset():
             return _imported(self.model)(config)  # type: ignore[no-any-return]
 
     def load_streams(self) -> Callable[[nn.Module, Path], tuple[Any, Any]]:
         assert self.streams is not None
         return _imported(self.streams)  # type: ignore[no-any-return]
+
+
+class _Unset(TorchFunctionMode):
+    """Draws no weights: on a meta device they say nothing, and torch loads its compiler for them, for a second."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return None if getattr(func, "__module__", "") == nn.init.__name__ else func(*args, **(kwargs or {}))
 
 
 def _imported(path: str) -> Any:

@@ -54,11 +54,14 @@ def _cached(rate_hz: int, window: int, bins: int, device: torch.device) -> tuple
         return hann, mel_filters(rate_hz, window, bins).T.contiguous().to(device)
 
 
-# Dynamo would look through the cache and compute both again in every call.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _constants(rate_hz: int, window: int, bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Periodic Hann window [window] and filters [bins, window // 2 + 1] on a device, made once."""
     return _cached(rate_hz, window, bins, device)
+
+
+# Dynamo would look through the cache and compute both again in every call. The mark is all that
+# torch.compiler.assume_constant_result sets, but that loads Dynamo for everyone, for a second.
+_constants._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def log_mel(
