@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earful.audio.pauses import Cutter, Pauses
+from earful.audio.pauses import FRAME_S, Cutter, Pauses
 from earful.errors import AudioError
 
 RATE = 16_000
@@ -50,6 +50,16 @@ def test_short_gaps_do_not_cut_and_long_ones_do():
     assert len(pieces(speech(1), silence(0.6), speech(1), pauses=Pauses(pause_s=1.0))) == 1
 
 
+def test_a_piece_knows_when_it_is_spoken():
+    (piece,) = pieces(silence(0.3), speech(1), silence(0.4), speech(0.7), silence(0.8))
+    assert len(piece.spoken) == round((piece.end_s - piece.start_s) / FRAME_S)
+    moments = piece.start_s + FRAME_S * np.arange(len(piece.spoken))
+    gap = moments[~piece.spoken]
+    assert 1.3 <= gap.min() < 1.35
+    assert 1.65 < gap.max() < 1.7
+    assert len(gap) >= 35
+
+
 def test_a_piece_holds_its_speech_with_a_margin():
     said = speech(1.0)
     (piece,) = pieces(silence(1.0), said, silence(1.0))
@@ -77,6 +87,8 @@ def test_any_chunking_gives_the_same_pieces(lengths, seed):
     assert len(whole) == len(cut) >= 2
     for one, other in zip(whole, cut, strict=True):
         assert (one.start_s, one.end_s) == (other.start_s, other.end_s)
+        assert one.spoken.any()
+        np.testing.assert_array_equal(one.spoken, other.spoken)
         np.testing.assert_array_equal(one.samples, other.samples)
 
 

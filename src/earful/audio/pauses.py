@@ -44,12 +44,16 @@ class Pauses:
 
 @dataclass(frozen=True)
 class Piece:
-    """One stretch of speech: its samples with the silence around them, where they begin, and where the speech lies."""
+    """One stretch of speech: its samples with the silence around them, where they begin, and where the speech lies.
+
+    spoken: bool, of each FRAME_S from start_s to end_s whether there is speech in it, and there is in some.
+    """
 
     samples: Samples
     first_s: float
     start_s: float
     end_s: float
+    spoken: npt.NDArray[np.bool_]
 
 
 class Cutter:
@@ -68,6 +72,7 @@ class Cutter:
         self._hop = round(FRAME_S * rate_hz)
         self._held = np.zeros(0, np.float32)  # the samples that a piece may still need
         self._levels: list[float] = []  # dB of each whole frame of them
+        self._spoken: list[bool] = []  # whether it is speech
         self._first = 0  # the frame at which they begin
         self._used = 0  # where the last piece ended
         self._power = np.zeros(SMOOTH_FRAMES - 1)  # of the frames before the next
@@ -111,6 +116,7 @@ class Cutter:
         self._floor = max(QUIETEST_DB, min(level, self._floor + DRIFT_DB))
         self._peak = max(level, self._peak - DRIFT_DB)
         is_speech = level > max(self._floor + ABOVE_FLOOR_DB, self._peak - BELOW_PEAK_DB)
+        self._spoken.append(is_speech)
         self._loud = self._loud + 1 if is_speech else 0
         if self._loud >= self._least:
             if self._start is None:
@@ -137,10 +143,13 @@ class Cutter:
         begin = max(self._used, start - self._margin, 0)
         self._used = last
         samples = self._held[(begin - self._first) * self._hop : (last - self._first) * self._hop].copy()
-        return Piece(samples, *(frame * self._hop / self.rate_hz for frame in (begin, start, end)))
+        spoken = np.array(self._spoken[start - self._first : end - self._first])
+        first_s, start_s, end_s = (frame * self._hop / self.rate_hz for frame in (begin, start, end))
+        return Piece(samples, first_s, start_s, end_s, spoken)
 
     def _forget(self) -> None:
         """Let go of what no piece will need."""
         begin = self._first + len(self._levels) - self._loud if self._start is None else self._start
         gone = max(0, begin - self._margin - self._first)
-        self._held, self._levels, self._first = self._held[gone * self._hop :], self._levels[gone:], self._first + gone
+        self._held, self._first = self._held[gone * self._hop :], self._first + gone
+        self._levels, self._spoken = self._levels[gone:], self._spoken[gone:]

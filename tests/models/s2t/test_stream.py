@@ -1,6 +1,7 @@
 """Long audio, live and from files: the same cuts, the same text, and every piece heard as if it were alone."""
 
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 
 import earful
-from earful.audio.pauses import Cutter, Pauses
+from earful.audio.pauses import Cutter, Pauses, Piece
 from earful.errors import AudioError
 from earful.events import Text, Word
 from earful.generate.beam import Decoding
+from earful.models.s2t.stream import _shared
 from earful.stream.engine import Engine
 from earful.stream.session import Session
 from earful.testing import write_tiny
@@ -153,6 +155,17 @@ def test_another_search_and_other_pauses():
     assert len(longer.text) < len(usual.text)  # one piece, cut off where a text may not be longer
     assert longer.words[0].start_s == pytest.approx(times[0][0], abs=0.06)
     assert longer.words[-1].end_s == pytest.approx(times[-1][1], abs=0.06)
+
+
+def test_words_by_letters_share_what_is_spoken():
+    spoken = np.repeat([True, False, True], [100, 45, 40])
+    piece = Piece(np.zeros(0, np.float32), 0.8, 1.0, 2.85, spoken)
+    edges = _shared(["one", "two", "three", "nine", "ten"], piece)
+    assert (edges[0][0], edges[-1][1]) == (1.0, 2.85)
+    assert all(end == start for (_, end), (start, _) in pairwise(edges))
+    shares = [len(word) / 18 for word in ("one", "two", "three", "nine", "ten")]
+    lengths = [end - start for start, end in edges]
+    np.testing.assert_allclose(lengths, [1.4 * s + 0.45 * (i == 3) for i, s in enumerate(shares)], atol=1e-9)
 
 
 def test_words_have_the_times_at_which_the_model_looked():

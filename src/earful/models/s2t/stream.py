@@ -169,10 +169,11 @@ class S2tStream:
 
 
 def _shared(words: Sequence[str], piece: Piece) -> list[tuple[float, float]]:
-    letters = list(accumulate(map(len, words), initial=0))
-    seconds = piece.end_s - piece.start_s
-    edges = [piece.start_s + seconds * share / letters[-1] for share in letters]
-    edges[-1] = piece.end_s  # whatever the rounding
+    """Start and end of each word: what is spoken of a piece, shared by their letters."""
+    letters = np.array(list(accumulate(map(len, words), initial=0)))
+    moments = np.linspace(piece.start_s, piece.end_s, 1 + len(piece.spoken))
+    spoken = np.concatenate([[0], np.cumsum(piece.spoken)])
+    edges = np.interp(letters / letters[-1] * spoken[-1], spoken, moments).tolist()
     return list(pairwise(edges))
 
 
