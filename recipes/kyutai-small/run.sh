@@ -9,7 +9,7 @@ mkdir -p "$work"
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=200000000
 
 earful train "$@" --family mimi --start mimi-small --output "$work/mimi" --audio "$work/audio" \
-    --steps "${MIMI_STEPS:-2000}" --batch 16 --seconds 2.56 --clean 0.5
+    --steps "${MIMI_STEPS:-3000}" --batch 16 --seconds 2.56 --clean 0.5
 
 earful train "$@" --family kyutai_stt --start kyutai-small --output "$work/stt" --audio "$work/audio" \
     --codec "$work/mimi/model" --versions "${VERSIONS:-16}" --steps "${STT_STEPS:-3000}" \
