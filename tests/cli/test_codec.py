@@ -330,8 +330,11 @@ def test_a_second_ctrl_c_gives_the_part_up_but_not_what_was_before(
         ran = earful("codec", "encode", talk, tmp_path / "a.safetensors", "--model", folder)
     assert ran.code == 130
     got, said = read_codes(tmp_path / "a.safetensors")
-    assert said.samples == 3 * module.BATCH * 384
-    np.testing.assert_array_equal(got, codes[:, : 3 * module.BATCH])
+    frames, rest = divmod(said.samples, 384)
+    a_second = 4_800 // 384 + 1  # what a file comes in at a time
+    assert (frames, rest) == (got.shape[1], 0)
+    assert 3 * module.BATCH <= frames < 3 * (module.BATCH + a_second)
+    np.testing.assert_array_equal(got, codes[:, :frames])
     interrupt(monkeypatch, EncodeStream, 3, times=2)
     ran = earful("codec", "roundtrip", talk, tmp_path / "a.wav", "--model", folder)
     assert (ran.code, len(ran.complaints)) == (130, 1)

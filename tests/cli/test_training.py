@@ -139,7 +139,7 @@ def test_a_voice_from_a_dialogue(earful, tmp_path):
     [
         ("s3t", [], "expected one of voxtral, kyutai_stt, mimi, s2t, moshi, got 's3t'"),
         ("mimi", ["--lora", "2"], "--lora: expected no such option for mimi, got one"),
-        ("mimi", ["--dtype", "bfloat16"], "--dtype: expected no such option for mimi, got one"),
+        ("mimi", ["--hidden", "0.1"], "--hidden: expected no such option for mimi, got one"),
         ("kyutai_stt", ["--delay", "3=1"], "--delay: expected no such option for kyutai_stt, got one"),
         ("moshi", [], "--audio: expected no such option for moshi, got one"),
         ("voxtral", ["--pad-weight", "1"], "--pad-weight: expected no such option for voxtral, got one"),

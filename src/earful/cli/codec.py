@@ -28,7 +28,7 @@ from earful.cli.progress import progress_bar
 from earful.errors import AudioError, CheckpointError, EarfulError
 
 Samples = npt.NDArray[np.float32]
-BATCH = 16  # frames to a part: Ctrl-C waits for the end of one
+BATCH = 16  # frames to a part, or some more: Ctrl-C waits for the end of one
 
 Codec = Annotated[str, typer.Option("--model", "-m", help="A folder or a hub id.")]
 Codebooks = Annotated[
