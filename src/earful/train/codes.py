@@ -100,7 +100,6 @@ def build_codes(
     """Encode the corpus `versions` times over, mixed and degraded in another way each time, and return all there is.
 
     dtype: of what the encoder computes; what it makes is quantised in float32.
-
     Versions that the folder has already are not made again. Raises ValueError when the folder was made with another
     codec, corpus or recipe.
     """
