@@ -2,7 +2,8 @@
 
     python synthesise.py --cache CACHE --engine kokoro --hours 4 --seed 1 --out DIR --workers 2
 
-Writes DIR/NNNNN.opus, each with LINES_PER_SHARD utterances in a row (Ogg/Opus, 24 kbit/s, 16 kHz mono), and
+Writes DIR/NNNNN.opus, each with LINES_PER_SHARD utterances in a row (Ogg/Opus, 24 kbit/s, 16 kHz mono; with
+`--form flac` DIR/NNNNN.flac, eight times as large and in a twentieth of the time), and
 DIR/manifest.jsonl with one utterance per line:
 
     {"audio": "00003.opus", "start": 12.35, "duration": 3.2, "text": "turn off the lights",
@@ -34,7 +35,10 @@ UNIT_S = 0.025  # one unit of the engines' durations
 UNIT_SAMPLES = round(UNIT_S * RATE_HZ)
 GAP_S = 0.05  # silence between utterances in a file
 LINES_PER_SHARD = 80  # about five minutes of speech
-OPUS_LEVEL = 1 - (24_000 - 6_000) / 250_000  # soundfile's compression level that means 24 kbit/s mono
+FORMS = {  # the number is soundfile's compression level that means 24 kbit/s mono
+    "opus": {"format": "OGG", "subtype": "OPUS", "compression_level": 1 - (24_000 - 6_000) / 250_000},
+    "flac": {"format": "FLAC", "subtype": "PCM_16"},
+}
 PEAK = 0.6  # of every utterance; loudness is varied at training time, not here
 TOO_LONG_S = 16.0  # a shorter line is drawn instead
 PUNCTUATION = frozenset(';:,.!?—…"“”()')
@@ -118,24 +122,28 @@ def entry(u: Utterance, audio: str, start_s: float) -> dict:
     }
 
 
-def write_shard(engine, texts: Texts, kind: str, seed: int, shard: int, out: Path, lines: int) -> None:
+def write_shard(engine, texts: Texts, kind: str, seed: int, shard: int, out: Path, lines: int, form: str) -> None:
     audio, rows, position = [], [], 0
     gap = np.zeros(round(GAP_S * RATE_HZ), np.float32)
     for index in range(shard * lines, (shard + 1) * lines):
         u = speak(engine, texts, kind, seed, index)
-        rows.append(entry(u, f"{shard:05d}.opus", position / RATE_HZ))
+        rows.append(entry(u, f"{shard:05d}.{form}", position / RATE_HZ))
         audio += [u.samples * (PEAK / max(1e-3, float(np.abs(u.samples).max()))), gap]
         position += len(u.samples) + len(gap)
-    unfinished = out / f".{shard:05d}.opus"
+    unfinished = out / f".{shard:05d}.{form}"
     joined = np.concatenate(audio)
-    soundfile.write(unfinished, joined, RATE_HZ, format="OGG", subtype="OPUS", compression_level=OPUS_LEVEL)
+    soundfile.write(unfinished, joined, RATE_HZ, **FORMS[form])
     text = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
     (out / f".{shard:05d}.jsonl").write_text(text, encoding="utf-8")
-    unfinished.replace(out / f"{shard:05d}.opus")  # last, so that a shard with audio is complete
+    unfinished.replace(out / f"{shard:05d}.{form}")  # last, so that a shard with audio is complete
+
+
+def finished(out: Path) -> list[Path]:
+    return sorted(file for form in FORMS for file in out.glob(f"[0-9]*.{form}"))
 
 
 def hours_done(out: Path) -> float:
-    done = (out / f".{f.stem}.jsonl" for f in sorted(out.glob("[0-9]*.opus")))
+    done = (out / f".{f.stem}.jsonl" for f in finished(out))
     return sum(json.loads(row)["duration"] for f in done for row in f.open(encoding="utf-8")) / 3600
 
 
@@ -160,18 +168,19 @@ def work(arguments: argparse.Namespace, queue, deadline: float) -> None:
         with queue.get_lock():
             shard = queue.value
             queue.value += 1
-        if (arguments.out / f"{shard:05d}.opus").exists():
+        if any((arguments.out / f"{shard:05d}.{form}").exists() for form in FORMS):
             continue
         if time.time() > deadline or hours_done(arguments.out) >= arguments.hours:
             return
-        write_shard(engine, texts, arguments.kind, arguments.seed, shard, arguments.out, arguments.lines)
+        how = (arguments.kind, arguments.seed, shard, arguments.out, arguments.lines, arguments.form)
+        write_shard(engine, texts, *how)
         print(f"shard {shard}: {hours_done(arguments.out):.2f} h", flush=True)
 
 
 def collect(out: Path) -> None:
     """One manifest out of the shards' own, in order."""
     with (out / "manifest.jsonl").open("w", encoding="utf-8") as manifest:
-        for shard in sorted(out.glob("[0-9]*.opus")):
+        for shard in finished(out):
             manifest.write((out / f".{shard.stem}.jsonl").read_text(encoding="utf-8"))
 
 
@@ -186,6 +195,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="the folder that fetch.sh filled")
     parser.add_argument("--split", choices=["train", "heldout"], default="train", help="which lines and which voices")
     parser.add_argument("--kind", choices=["general", "everyday", "all", "chat", "vocabulary"], default="all")
+    parser.add_argument("--form", choices=FORMS, default="opus", help="of the audio")
     parser.add_argument("--first", type=int, default=0, help="number of the first shard")
     parser.add_argument("--lines", type=int, default=LINES_PER_SHARD, help="utterances per shard")
     arguments = parser.parse_args()

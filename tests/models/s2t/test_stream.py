@@ -13,7 +13,7 @@ from earful.audio.pauses import Cutter, Pauses, Piece
 from earful.errors import AudioError
 from earful.events import Text, Word
 from earful.generate.beam import Decoding
-from earful.models.s2t.stream import _shared
+from earful.models.s2t.stream import LONG_S, Memo, _around_silences, _shared
 from earful.stream.engine import Engine
 from earful.stream.session import Session
 from earful.testing import write_tiny
@@ -166,6 +166,33 @@ def test_words_by_letters_share_what_is_spoken():
     shares = [len(word) / 18 for word in ("one", "two", "three", "nine", "ten")]
     lengths = [end - start for start, end in edges]
     np.testing.assert_allclose(lengths, [1.4 * s + 0.45 * (i == 3) for i, s in enumerate(shares)], atol=1e-9)
+
+
+def test_words_that_were_looked_at_leave_out_the_silences_between_them():
+    spoken = np.repeat([True, False, True, False, True, False, True], [30, 20, 40, 9, 30, 40, 30])
+    piece = Piece(np.zeros(0, np.float32), 0.8, 1.0, 2.99, spoken)
+    # Silent from 1.3 to 1.5 s, for a short while from 1.9 s, and from 2.29 to 2.69 s, where nobody saw a word end.
+    seen = [(1.0, 1.56), (1.56, 1.92), (1.92, 2.01), (2.01, 2.05), (2.05, 2.95), (2.95, 2.99)]
+    expected = [(1.0, 1.3), (1.5, 1.92), *seen[2:]]
+    np.testing.assert_allclose(_around_silences(list(seen), piece), expected, atol=1e-9)
+    assert _around_silences([(1.0, 2.99)], piece) == [(1.0, 2.99)]
+    # Nothing runs backwards, not even where the silence takes all of a word.
+    swallowed = [(1.0, 1.25), (1.25, 1.35), (1.35, 1.45), (1.45, 2.99)]
+    edges = [edge for word in _around_silences(swallowed, piece) for edge in word]
+    assert edges == sorted(edges)
+
+
+def test_long_pieces_are_looked_at_without_being_asked():
+    for seconds, language, align, expected in [
+        (LONG_S - 1, None, None, False),
+        (LONG_S + 1, None, None, True),
+        (LONG_S + 1, 5, None, False),
+        (LONG_S + 1, None, False, False),
+        (LONG_S - 1, 5, True, True),
+    ]:
+        piece = Piece(np.zeros(0, np.float32), 0.0, 0.2, 0.2 + seconds, np.ones(round(seconds * 100), bool))
+        memo = Memo(Cutter(16_000), language, Decoding(1, 9), align)
+        assert memo.aligns(piece) is expected
 
 
 def test_words_have_the_times_at_which_the_model_looked():

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from earful.audio import fbank
-from earful.audio.pauses import Cutter, Pauses, Piece
+from earful.audio.pauses import FRAME_S, Cutter, Pauses, Piece
 from earful.events import Event, Text, Word
 from earful.generate.beam import Decoding, Hypothesis, search
 from earful.models.s2t.align import word_edges
@@ -30,6 +30,8 @@ from earful.nn.linear import pack
 
 HOP_S = 0.1  # audio is handed on in these steps
 CHUNK = 10
+LONG_S = 4.0  # of a piece, in which words shared by letters would stray
+SILENCE_S, NEAR_S = 0.1, 0.2  # silence in a piece is between two words where one was seen to end so near
 Clip = npt.NDArray[np.floating[Any]]
 
 
@@ -40,10 +42,15 @@ class Memo:
     cutter: Cutter
     language: int | None  # the id that every text begins with
     decoding: Decoding
-    align: bool = False  # words have the times at which the model looked, and not by their letters
+    align: bool | None = None  # words have the times at which the model looked, and not by their letters
     heard: int = 0  # samples
     started: bool = False  # some text has been written
     limit_s: float = math.inf  # the length of the audio, once it is known
+
+    def aligns(self, piece: Piece) -> bool:
+        if self.align is None:  # another language has its words in another order
+            return self.language is None and piece.end_s - piece.start_s > LONG_S
+        return self.align
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,13 @@ class S2tStream:
         language: str | None = None,
         decoding: Decoding | None = None,
         pauses: Pauses | None = None,
-        align: bool = False,
+        align: bool | None = None,
     ) -> Memo:
         """Begin a session.
 
         language: what a model of several writes, None for its usual one; decoding: how texts are searched for, None for
-        the checkpoint's way; pauses: where speech is cut; align: take the times of words from where the model looked.
+        the checkpoint's way; pauses: where speech is cut; align: take the times of words from where the model looked,
+        None to do so in long pieces, unless what is written is in a language of several.
         Raises ValueError for a delay, which cannot be chosen, and for a language that the model does not write.
         """
         if delay_s is not None:
@@ -130,7 +138,7 @@ class S2tStream:
         answers = []
         for row, (best, *_) in enumerate(found):
             edges = None
-            if memos[row].align:
+            if memos[row].aligns(pieces[row]):
                 steps = word_edges(self.model, memory, row, best.ids, self.text.words(best.ids))
                 edges = [(begin * self.step_s, end * self.step_s) for begin, end in steps]
             answers.append(Answer(self.text.decode(best.ids), edges))
@@ -163,7 +171,7 @@ class S2tStream:
             edges = _shared(words, piece)
         else:
             inside = [[min(max(piece.first_s + s, piece.start_s), piece.end_s) for s in edge] for edge in answer.edges]
-            edges = [(begin, end) for begin, end in inside]
+            edges = _around_silences([(begin, end) for begin, end in inside], piece)
         heard_s = min(memo.heard / self.rate_hz, memo.limit_s)
         return [Text(written, heard_s), *(Word(word, *edge) for word, edge in zip(words, edges, strict=True))]
 
@@ -175,6 +183,22 @@ def _shared(words: Sequence[str], piece: Piece) -> list[tuple[float, float]]:
     spoken = np.concatenate([[0], np.cumsum(piece.spoken)])
     edges = np.interp(letters / letters[-1] * spoken[-1], spoken, moments).tolist()
     return list(pairwise(edges))
+
+
+def _around_silences(edges: list[tuple[float, float]], piece: Piece) -> list[tuple[float, float]]:
+    """Start and end of each word, where silences belong to none: words that meet next to one end and begin there."""
+    silent = np.concatenate([[False], ~piece.spoken, [False]])
+    for first, last in np.flatnonzero(np.diff(silent)).reshape(-1, 2):
+        begin_s, end_s = (piece.start_s + frame * FRAME_S for frame in (first, last))
+        meet_s = np.array([end for _, end in edges[:-1]])
+        away_s = np.maximum(np.maximum(begin_s - meet_s, meet_s - end_s), 0)
+        if end_s - begin_s < SILENCE_S or not len(meet_s) or away_s.min() > NEAR_S:
+            continue
+        word = int(away_s.argmin())
+        before, after = edges[word], edges[word + 1]
+        if before[0] < begin_s and end_s < after[1]:
+            edges[word : word + 2] = [(before[0], begin_s), (end_s, after[1])]
+    return edges
 
 
 def streams(model: Speech2Text, tokenizer: Path) -> tuple[S2tStream, S2tStream]:
