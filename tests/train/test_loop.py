@@ -119,6 +119,7 @@ def test_the_rate_rises_stays_and_falls_to_nothing() -> None:
     assert factors[100] == 0
     assert all(a <= b for a, b in itertools.pairwise(factors[:10]))
     assert all(a >= b for a, b in itertools.pairwise(factors[60:]))
+    assert [schedule.auxiliary(step) for step in (0, 50, 100)] == pytest.approx([1, 0.6, 0.2])
 
 
 class Averaging(nn.Module):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,6 @@ HIDDEN_FRAMES = 6  # the longest gap in what is heard
 UNKNOWN = -1  # a code, or an id, that adds nothing to what goes in
 COARSE = 0.5  # share of the examples of which only the first few codebooks are heard
 PAUSE_S = 0.4  # of silence, where an example may be cut
-LEAST = 0.2  # weight to which the loss on the names of sounds fades over a run
 AFTER_S = 1.0  # room behind the delay for the last word of an example
 
 
@@ -118,8 +117,7 @@ def train_kyutai_stt(run: KyutaiSttRun, report: Callable[[dict[str, float]], Non
     trainer.resume()
     examples = Examples(codes, config, SentencePiece.from_file(tokenizer).encode, run.hidden)
     source = feed(partial(examples.example, run.seed), run.batch, trainer.step, run.steps, run.workers)
-    weights = (max(LEAST, 1 - step / run.steps) for step in count(trainer.step))
-    batches = ({**batch, "sound_weight": weight} for batch, weight in zip(source, weights, strict=False))
+    batches = ({**batch, "sound_weight": schedule.auxiliary(n)} for n, batch in enumerate(source, trainer.step))
     trainer.run((moved(batch, run.device, run.dtype) for batch in batches), report)
 
     own = "temporal."

@@ -18,6 +18,7 @@ from earful.checkpoint.files import load_tensors, save_tensors
 from earful.errors import CheckpointError
 
 Batch = dict[str, Any]
+LEAST = 0.2  # weight of an auxiliary loss at the end: two that had faded early cost much
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Schedule:
             return min((step + 1) / self.warmup, math.sqrt(self.warmup / (step + 1)))
         falling = max(1, round(self.steps * self.decay))
         return max(0.0, min(1.0, (step + 1) / self.warmup, (self.steps - step) / falling))
+
+    def auxiliary(self, step: int) -> float:
+        """Weight of the losses that help to begin: from 1 to LEAST over the run."""
+        return 1 - (1 - LEAST) * step / self.steps
 
 
 NO_MATRICES = ("embed", "head", "lora_", "project_")  # in names of tables, outputs and narrow maps: these are AdamW's

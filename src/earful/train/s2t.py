@@ -58,7 +58,6 @@ EMBED_STD = 0.02
 LENGTHS, IDS = 12, 8  # so many lengths of examples, texts of multiples of so many ids: few shapes are faster
 SHORTEST = 0.25  # of the utterances may be too long for the shortest examples
 LEAD_S, TRAIL_S = 0.3, 0.3  # silence around what is said, at most
-LEAST = 0.2  # weight to which the auxiliary losses fade over a run
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def train_s2t(run: S2tRun, report: Callable[[dict[str, float]], None] = lambda _
     objective = S2tObjective(model.train(), sounds_per_step(model.config), run.smoothing).to(run.device)
     trainer = Trainer(objective, schedule, run.folder, run.dtype)
     trainer.resume()
-    source = batches(examples, run.seed, trainer.step, run.steps, run.workers)
+    source = batches(examples, run.seed, trainer.step, schedule, run.workers)
     trainer.run((moved(batch, run.device, run.dtype) for batch in source), report)
     trained = {name.removeprefix("model."): w for name, w in trainer.masters.items() if name.startswith("model.")}
     model.float().load_state_dict(trained)
@@ -277,12 +276,11 @@ def rounded(length: int) -> int:
     return -(-length // IDS) * IDS
 
 
-def batches(examples: Examples, seed: int, step: int, steps: int, workers: int) -> Iterator[Batch]:
-    """The batches of steps `step` to `steps`, the same ones whether or not a run was interrupted.
+def batches(examples: Examples, seed: int, step: int, schedule: Schedule, workers: int) -> Iterator[Batch]:
+    """The batches from step `step` on, the same ones whether or not a run was interrupted.
 
     Torch's own chance, which drops out activations, is set anew for each.
     """
-    for number, batch in enumerate(feed(partial(examples.batch, seed), 1, step, steps, workers), step):
+    for number, batch in enumerate(feed(partial(examples.batch, seed), 1, step, schedule.steps, workers), step):
         torch.manual_seed(seed << 32 | number)
-        weight = 1 - (1 - LEAST) * number / steps
-        yield {**{name: value[0] for name, value in batch.items()}, "auxiliary_weight": weight}
+        yield {**{name: value[0] for name, value in batch.items()}, "auxiliary_weight": schedule.auxiliary(number)}

@@ -71,11 +71,10 @@ def batches(
     size: int,
     seed: int,
     step: int,
-    steps: int,
-    auxiliary_weight: Callable[[int], float],
+    schedule: Schedule,
     workers: int = 1,
 ) -> Iterator[Batch]:
-    """The batches of steps `step` to `steps`, the same ones whether or not a run was interrupted."""
+    """The batches from step `step` on, the same ones whether or not a run was interrupted."""
 
     audio = packer.config.audio
     peaks_hz = mel_edges(audio.rate_hz, audio.bins)[1:-1].numpy()
@@ -87,8 +86,8 @@ def batches(
         tokens = misread(rng, made["tokens"].numpy(), packer.config.ids)
         return {**made, "mel": torch.from_numpy(masked), "tokens": torch.from_numpy(tokens)}
 
-    for number, batch in enumerate(feed(make, size, step, steps, workers), step):
-        yield {**batch, "auxiliary_weight": auxiliary_weight(number)}
+    for number, batch in enumerate(feed(make, size, step, schedule.steps, workers), step):
+        yield {**batch, "auxiliary_weight": schedule.auxiliary(number)}
 
 
 def train(
@@ -102,20 +101,13 @@ def train(
     dtype: torch.dtype = torch.bfloat16,
     device: str = "cpu",
     workers: int = 1,
-    auxiliary_until: float = 0.6,
     report: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> Trainer:
-    """Train `model` in place, going on from what `folder` holds.
-
-    auxiliary_until: the share of the run over which the auxiliary losses fade.
-    """
+    """Train `model` in place, going on from what `folder` holds."""
     objective = VoxtralObjective(model, LABELS).to(device)
     trainer = Trainer(objective, schedule, folder, dtype)
     trainer.resume()
 
-    def auxiliary_weight(step: int) -> float:
-        return max(0.1, 1 - step / (schedule.steps * auxiliary_until))
-
-    source = batches(packer, batch, seed, trainer.step, schedule.steps, auxiliary_weight, workers)
+    source = batches(packer, batch, seed, trainer.step, schedule, workers)
     trainer.run((moved(batch, device, dtype) for batch in source), report)
     return trainer
