@@ -75,7 +75,7 @@ class Split(Operation):
         return [op.load([part])[0] for op, part in zip(self.parts, rows, strict=True)]
 
     def save(self, here: Tensors) -> Tensors:
-        return [torch.cat([op.save([part])[0] for op, part in zip(self.parts, here, strict=True)])]
+        return [_joined([op.save([part])[0] for op, part in zip(self.parts, here, strict=True)])]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Slices(Operation):
         return there[0].flatten(0, 1).chunk(self.parts)
 
     def save(self, here: Tensors) -> Tensors:
-        return [torch.cat(list(here)).unflatten(0, (self.slices, -1))]
+        return [_joined(here).unflatten(0, (self.slices, -1))]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Stacked(Operation):
         return list(there[0][:-1].split(self.rows))
 
     def save(self, here: Tensors) -> Tensors:
-        return [torch.cat([*here, torch.zeros_like(here[0][:1])])]
+        return [_joined([*here, here[0].new_zeros(1, *here[0].shape[1:])])]
 
 
 class Pointwise(Operation):
@@ -142,7 +142,8 @@ class Codebook(Operation):
 
     def save(self, here: Tensors) -> Tensors:
         vectors, usage = here
-        return [usage.new_ones(1), usage, vectors * usage.clamp(min=self.LEAST)[:, None]]
+        sums = vectors if vectors.is_meta else vectors * usage.clamp(min=self.LEAST)[:, None]  # as in `_joined`
+        return [usage.new_ones(1), usage, sums]
 
 
 @dataclass(frozen=True)
@@ -307,6 +308,13 @@ class Fit:
             for name, tensor in expected.items()
             if name in weights and not _agree(tensor, weights[name])
         ]
+
+
+def _joined(parts: Tensors) -> Tensor:
+    """Rows of several tensors, one behind the other; on `meta` the shape alone, as torch loads its compiler to join."""
+    if not parts[0].is_meta:
+        return torch.cat(list(parts))
+    return parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
 
 
 def _agree(parameter: Tensor, entry: Entry) -> bool:
