@@ -13,7 +13,7 @@ from earful.audio.pauses import Cutter, Pauses, Piece
 from earful.errors import AudioError
 from earful.events import Text, Word
 from earful.generate.beam import Decoding
-from earful.models.s2t.stream import LONG_S, Memo, _around_silences, _shared
+from earful.models.s2t.stream import LONG_S, Memo, _seen, _shared
 from earful.stream.engine import Engine
 from earful.stream.session import Session
 from earful.testing import write_tiny
@@ -171,15 +171,19 @@ def test_words_by_letters_share_what_is_spoken():
 def test_words_that_were_looked_at_leave_out_the_silences_between_them():
     spoken = np.repeat([True, False, True, False, True, False, True], [30, 20, 40, 9, 30, 40, 30])
     piece = Piece(np.zeros(0, np.float32), 0.8, 1.0, 2.99, spoken)
+
+    def seen(*moments):  # in the recording
+        edges = _seen(list(pairwise(np.array(moments) - 0.8)), piece)
+        assert [edge for word in edges for edge in word] == sorted(edge for word in edges for edge in word)
+        return edges
+
     # Silent from 1.3 to 1.5 s, for a short while from 1.9 s, and from 2.29 to 2.69 s, where nobody saw a word end.
-    seen = [(1.0, 1.56), (1.56, 1.92), (1.92, 2.01), (2.01, 2.05), (2.05, 2.95), (2.95, 2.99)]
-    expected = [(1.0, 1.3), (1.5, 1.92), *seen[2:]]
-    np.testing.assert_allclose(_around_silences(list(seen), piece), expected, atol=1e-9)
-    assert _around_silences([(1.0, 2.99)], piece) == [(1.0, 2.99)]
-    # Nothing runs backwards, not even where the silence takes all of a word.
-    swallowed = [(1.0, 1.25), (1.25, 1.35), (1.35, 1.45), (1.45, 2.99)]
-    edges = [edge for word in _around_silences(swallowed, piece) for edge in word]
-    assert edges == sorted(edges)
+    found = seen(1.2, 1.56, 1.92, 2.01, 2.05, 2.95, 2.97)
+    expected = [(1.0, 1.3), (1.5, 1.92), (1.92, 2.01), (2.01, 2.05), (2.05, 2.95), (2.95, 2.99)]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    np.testing.assert_allclose(seen(1.2, 1.5), [(1.0, 2.99)])
+    np.testing.assert_allclose(seen(0.8, 1.31, 3.2), [(1.0, 1.3), (1.5, 2.99)])
+    np.testing.assert_allclose(seen(0.8, 1.25, 1.35, 1.45, 2.9), list(pairwise([1.0, 1.25, 1.35, 1.45, 2.99])))
 
 
 def test_long_pieces_are_looked_at_without_being_asked():

@@ -167,11 +167,7 @@ class S2tStream:
             return []
         written = (" " if memo.started else "") + answer.text
         memo.started = True
-        if answer.edges is None:
-            edges = _shared(words, piece)
-        else:
-            inside = [[min(max(piece.first_s + s, piece.start_s), piece.end_s) for s in edge] for edge in answer.edges]
-            edges = _around_silences([(begin, end) for begin, end in inside], piece)
+        edges = _shared(words, piece) if answer.edges is None else _seen(answer.edges, piece)
         heard_s = min(memo.heard / self.rate_hz, memo.limit_s)
         return [Text(written, heard_s), *(Word(word, *edge) for word, edge in zip(words, edges, strict=True))]
 
@@ -185,8 +181,14 @@ def _shared(words: Sequence[str], piece: Piece) -> list[tuple[float, float]]:
     return list(pairwise(edges))
 
 
-def _around_silences(edges: list[tuple[float, float]], piece: Piece) -> list[tuple[float, float]]:
-    """Start and end of each word, where silences belong to none: words that meet next to one end and begin there."""
+def _seen(looked: Sequence[tuple[float, float]], piece: Piece) -> list[tuple[float, float]]:
+    """Start and end of each word, where they are known in the samples of a piece.
+
+    The first begins and the last ends with the speech; silences between words that meet next to one belong to none.
+    """
+    moments = np.clip(np.add(looked, piece.first_s), piece.start_s, piece.end_s)
+    moments[0, 0], moments[-1, 1] = piece.start_s, piece.end_s
+    edges = [(begin_s, end_s) for begin_s, end_s in moments.tolist()]
     silent = np.concatenate([[False], ~piece.spoken, [False]])
     for first, last in np.flatnonzero(np.diff(silent)).reshape(-1, 2):
         begin_s, end_s = (piece.start_s + frame * FRAME_S for frame in (first, last))
