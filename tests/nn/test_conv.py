@@ -30,6 +30,28 @@ def test_conv_is_a_plain_one_behind_zeros(kernel, stride):
     assert (slope[0, :, 3 * stride :] == 0).all()
 
 
+@pytest.mark.parametrize("channels", [1, 4, 6, 8, 12, 16, 24, 32, 64])
+@pytest.mark.parametrize("kind", [CausalConv1d, CausalConvTranspose1d])
+def test_every_bfloat16_convolution_is_right(kind, channels):
+    """As its weights are, by autocast, and its gradients; oneDNN has some that are not, on processors with AMX."""
+    sizes = (channels, 32) if kind is CausalConv1d else (32, channels)
+    for kernel, stride in [(3, 1), (5, 2), (4, 2), (4, 4), (8, 1), (8, 4), (8, 8), (10, 5), (12, 6), (16, 8), (20, 4)]:
+        conv, x = kind(*sizes, kernel, stride), torch.randn(2, sizes[0], 480, requires_grad=True)
+
+        def outcome(conv, x):
+            y = conv(x)
+            return [y, *torch.autograd.grad(y.float().square().sum(), [x, conv.conv.weight])]
+
+        exact = outcome(conv, x)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = outcome(conv, x)
+        rounded = outcome(conv.bfloat16(), x.detach().bfloat16().requires_grad_())
+        assert rounded[0].dtype == torch.bfloat16
+        for found in (cast, rounded):
+            for one, other in zip(found, exact, strict=True):
+                assert (one - other).norm() < 0.02 * other.norm(), (kernel, stride)
+
+
 def test_a_broken_stride_is_refused():
     for layer in (CausalConv1d(3, 5, 4, 2), ReplicateConv1d(3, 5, 4, 2)):
         for state in (None, layer.init_state(1)):

@@ -6,6 +6,7 @@ computed as such, on windows of x with the channels last.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from earful.nn.linear import PackedLinear
 from earful.nn.state import keep
+
+WIDE = 32  # channels: fewer are no tile of a matrix unit
 
 
 @dataclass
@@ -70,7 +73,8 @@ class _Windowed(nn.Module):
         """tail: [B, C_in, history]; x: [B, C_in, T] -> [B, C_out, T / stride]."""
         if self.product is None:
             assert self.conv is not None
-            return self.conv(torch.cat([tail, x], dim=-1))  # type: ignore[no-any-return]
+            windows, weight, bias = torch.cat([tail, x], dim=-1), self.conv.weight, self.conv.bias
+            return _exact(F.conv1d, self.channels, windows, weight, bias, self.stride, dilation=self.dilation)
         last = x.transpose(1, 2)
         if self.history:
             last = torch.cat([tail.transpose(1, 2), last], dim=1)  # [B, history + T, C_in]
@@ -182,7 +186,8 @@ class CausalConvTranspose1d(nn.Module):
         length = x.shape[-1] * self.stride
         if self.product is None:
             assert self.conv is not None
-            y, bias = F.conv_transpose1d(x, self.conv.weight, None, self.stride, groups=self.groups), self.conv.bias
+            weight, bias = self.conv.weight, self.conv.bias
+            y = _exact(F.conv_transpose1d, self.channels, x, weight, None, self.stride, groups=self.groups)
         else:
             y, bias = self._pieces(self.product(x.transpose(1, 2))), None
         # The bias is added to what leaves, not to what is kept, or outputs of two calls would have it twice.
@@ -200,6 +205,26 @@ class CausalConvTranspose1d(nn.Module):
         for start, piece in enumerate(later, 1):
             total[:, start : start + y.shape[1]] += piece
         return total.view(len(y), -1, self.channels).transpose(1, 2)
+
+
+def _exact(
+    convolve: Callable[..., Tensor],
+    channels: int,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    **how: int,
+) -> Tensor:
+    """A convolution of so many channels, or whose gradient is one; in float32 where that of bfloat16 is wrong.
+
+    So it is in oneDNN, as of torch 2.13, on processors with AMX: for few channels and kernels of a multiple of 4.
+    """
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if channels >= WIDE or weight.shape[-1] % 4 or dtype != torch.bfloat16 or x.device.type != "cpu":
+        return convolve(x, weight, bias, stride, **how)
+    with torch.autocast("cpu", enabled=False):
+        return convolve(x.float(), weight.float(), None if bias is None else bias.float(), stride, **how).to(dtype)
 
 
 def whole_strides(x: Tensor, stride: int) -> None:
