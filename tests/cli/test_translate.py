@@ -64,17 +64,24 @@ def test_a_line_for_each_piece(earful, one_language, talk):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_times_of_words_by_attention(earful, one_language, talk, name):
-    expected = library.load(one_language).transcribe(talk, align=True)
-    assert expected.words != library.load(one_language).transcribe(talk).words
-    ran = earful("transcribe", talk, "--model", one_language, "--align", "--format", name)
+    expected = library.load(one_language).transcribe(talk)
+    assert expected.words != library.load(one_language).transcribe(talk, align=False).words
+    ran = earful("transcribe", talk, "--model", one_language, "--format", name)
     assert (ran.code, ran.out) == (0, FORMATS[name](expected))
     if name != "txt":
         ran = earful("transcribe", talk, "--model", one_language, "--align", "--words", "--format", name)
         assert ran.out == FORMATS[name](expected.by_word())
 
 
+@pytest.mark.parametrize("align", [True, False])
+def test_times_of_words_of_a_translation(earful, polyglot, talk, align):
+    expected = library.load(polyglot).transcribe(talk, language="fr", align=align)
+    ran = earful("translate", talk, "--to", "fr", "--model", polyglot, *["--align"] * align, "--format", "json")
+    assert (ran.code, ran.out) == (0, FORMATS["json"](expected))
+
+
 def test_words_of_a_live_session(earful, one_language, talk):
-    expected = library.load(one_language).transcribe(talk, align=True)
+    expected = library.load(one_language).transcribe(talk)
     ran = earful("listen", "--from", talk, "--fast", "--align", "--format", "jsonl", "--model", one_language)
     words = [event for event in map(json.loads, ran.out.splitlines()) if event["type"] == "word"]
     assert [word["text"] for word in words] == [word.text for word in expected.words]

@@ -23,7 +23,7 @@ Language = Annotated[
     str | None, typer.Option(help="What to write, for a model of several languages.", show_default="the model's own")
 ]
 Align = Annotated[
-    bool, typer.Option("--align", help="Word times from where the model looked, not by their letters (Speech2Text).")
+    bool, typer.Option("--align", help="Word times from where the model looked, in a translation too (Speech2Text).")
 ]
 
 

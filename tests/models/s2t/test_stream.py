@@ -13,7 +13,9 @@ from earful.audio.pauses import Cutter, Pauses, Piece
 from earful.errors import AudioError
 from earful.events import Text, Word
 from earful.generate.beam import Decoding
-from earful.models.s2t.stream import LONG_S, Memo, _seen, _shared
+from earful.models.s2t import stream
+from earful.models.s2t.align import word_edges
+from earful.models.s2t.stream import _seen, _shared
 from earful.stream.engine import Engine
 from earful.stream.session import Session
 from earful.testing import write_tiny
@@ -186,22 +188,9 @@ def test_words_that_were_looked_at_leave_out_the_silences_between_them():
     np.testing.assert_allclose(seen(0.8, 1.25, 1.35, 1.45, 2.9), list(pairwise([1.0, 1.25, 1.35, 1.45, 2.99])))
 
 
-def test_long_pieces_are_looked_at_without_being_asked():
-    for seconds, language, align, expected in [
-        (LONG_S - 1, None, None, False),
-        (LONG_S + 1, None, None, True),
-        (LONG_S + 1, 5, None, False),
-        (LONG_S + 1, None, False, False),
-        (LONG_S - 1, 5, True, True),
-    ]:
-        piece = Piece(np.zeros(0, np.float32), 0.0, 0.2, 0.2 + seconds, np.ones(round(seconds * 100), bool))
-        memo = Memo(Cutter(16_000), language, Decoding(1, 9), align)
-        assert memo.aligns(piece) is expected
-
-
 def test_words_have_the_times_at_which_the_model_looked():
     samples, times = talk(1)
-    by_letters, aligned = model().transcribe(samples), model().transcribe(samples, align=True)
+    by_letters, aligned = model().transcribe(samples, align=False), model().transcribe(samples)
     assert aligned.text == by_letters.text
     assert [word.text for word in aligned.words] == [word.text for word in by_letters.words]
     assert [word.start_s for word in aligned.words] != [word.start_s for word in by_letters.words]
@@ -211,10 +200,26 @@ def test_words_have_the_times_at_which_the_model_looked():
         (inside,) = [(start, end) for start, end in times if start - 0.06 <= word.start_s <= word.end_s <= end + 0.06]
         steps = (word.start_s - inside[0]) / 0.04, (inside[1] - word.end_s) / 0.04
         assert min(steps) > -2
-    events = live(model().stream(align=True), samples, np.random.default_rng(0))
+    events = live(model().stream(), samples, np.random.default_rng(0))
     assert tuple(event for event in events if isinstance(event, Word)) == aligned.words
-    together = model().transcribe([samples, talk(2)[0]], batch=2, align=True)
+    together = model().transcribe([samples, talk(2)[0]], batch=2)
     assert together[0] == aligned
+
+
+def test_words_of_a_translation_share_their_time_by_letters_unless_asked(monkeypatch):
+    samples, _ = talk(1)
+    looked = []
+    monkeypatch.setattr(stream, "word_edges", lambda *given: looked.append(given) or word_edges(*given))
+    for languages, align, expected in [
+        (None, None, True),
+        (None, False, False),
+        ("mustc", None, False),
+        ("mustc", False, False),
+        ("mustc", True, True),
+    ]:
+        looked.clear()
+        model(languages).transcribe(samples, align=align)
+        assert bool(looked) is expected
 
 
 def test_what_a_session_may_choose():

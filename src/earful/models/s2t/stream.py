@@ -30,7 +30,6 @@ from earful.nn.linear import pack
 
 HOP_S = 0.1  # audio is handed on in these steps
 CHUNK = 10
-LONG_S = 4.0  # of a piece, in which words shared by letters would stray
 SILENCE_S, NEAR_S = 0.1, 0.2  # silence in a piece is between two words where one was seen to end so near
 Clip = npt.NDArray[np.floating[Any]]
 
@@ -42,15 +41,10 @@ class Memo:
     cutter: Cutter
     language: int | None  # the id that every text begins with
     decoding: Decoding
-    align: bool | None = None  # words have the times at which the model looked, and not by their letters
+    align: bool  # words have the times at which the model looked, and not by their letters
     heard: int = 0  # samples
     started: bool = False  # some text has been written
     limit_s: float = math.inf  # the length of the audio, once it is known
-
-    def aligns(self, piece: Piece) -> bool:
-        if self.align is None:  # another language has its words in another order
-            return self.language is None and piece.end_s - piece.start_s > LONG_S
-        return self.align
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ class S2tStream:
 
         language: what a model of several writes, None for its usual one; decoding: how texts are searched for, None for
         the checkpoint's way; pauses: where speech is cut; align: take the times of words from where the model looked,
-        None to do so in long pieces, unless what is written is in a language of several.
+        None to do so unless a language of several is written, which may have its words in another order.
         Raises ValueError for a delay, which cannot be chosen, and for a language that the model does not write.
         """
         if delay_s is not None:
@@ -101,7 +95,7 @@ class S2tStream:
         how = decoding or self.config.decoding
         first = self.config.first_id if language is None else None
         first = self.text.language_id(language) if first is None else first
-        return Memo(Cutter(self.rate_hz, pauses), first, how, align)
+        return Memo(Cutter(self.rate_hz, pauses), first, how, first is None if align is None else align)
 
     def step(self, state: list[Tensor], samples: Tensor, counts: list[int]) -> Tensor:
         """Samples [B, hops * hop] by hop: [B, hops, hop]."""
@@ -138,7 +132,7 @@ class S2tStream:
         answers = []
         for row, (best, *_) in enumerate(found):
             edges = None
-            if memos[row].aligns(pieces[row]):
+            if memos[row].align:
                 steps = word_edges(self.model, memory, row, best.ids, self.text.words(best.ids))
                 edges = [(begin * self.step_s, end * self.step_s) for begin, end in steps]
             answers.append(Answer(self.text.decode(best.ids), edges))
