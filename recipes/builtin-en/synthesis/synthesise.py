@@ -3,7 +3,7 @@
     python synthesise.py --cache CACHE --engine kokoro --hours 4 --seed 1 --out DIR --workers 2
 
 Writes DIR/NNNNN.opus, each with LINES_PER_SHARD utterances in a row (Ogg/Opus, 24 kbit/s, 16 kHz mono; with
-`--form flac` DIR/NNNNN.flac, eight times as large and in a twentieth of the time), and
+`--form flac` DIR/NNNNN.flac, larger and quicker to write), and
 DIR/manifest.jsonl with one utterance per line:
 
     {"audio": "00003.opus", "start": 12.35, "duration": 3.2, "text": "turn off the lights",
