@@ -56,13 +56,15 @@ def test_attention_and_mlp_are_packed_whole(dtype, kv_heads):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16], ids=str)
-def test_one_row_is_multiplied_by_plain_weights_until_they_are_packed(dtype):
+@pytest.mark.parametrize(("amx", "kind"), [(False, OneRowLinear), (True, PackedLinear)])
+def test_one_row_is_multiplied_by_what_is_fastest_until_all_are_packed(dtype, amx, kind, monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
     plain = GatedMLP(36, 52, down_bias=True).to(dtype)
     model = copy.deepcopy(plain)
     pack(model, one_row=True)
     pack(model, one_row=True)
-    assert isinstance(model.gate_up, OneRowLinear)
-    assert isinstance(model.down, OneRowLinear)
+    assert isinstance(model.gate_up, kind)
+    assert isinstance(model.down, kind)
     one, many = torch.randn(1, 1, 36, dtype=dtype), torch.randn(3, 2, 36, dtype=dtype)
     with torch.inference_mode():
         for x in (one, many):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import numpy as np
@@ -17,12 +15,12 @@ import numpy.typing as npt
 from av.container import InputContainer
 
 from earful.audio.frames import Samples
+from earful.audio.reader import Reader, Source, name_of, reading
 from earful.audio.resample import Resampler
 from earful.audio.wav import MAX_RATE_HZ, MIN_RATE_HZ, UNKNOWN_SIZE
 from earful.audio.wav import write_wav as write_wav
 from earful.errors import AudioError
 
-Source = str | Path | BinaryIO
 Mix = Callable[[Samples], Samples]
 Raw = npt.NDArray[Any]  # samples in a codec's own format
 
@@ -37,7 +35,6 @@ FORMATS = {  # sample format: type, value of silence, value of full scale
     "flt": (np.float32, 0, 1),
     "dbl": (np.float64, 0, 1),
 }
-QUICKTIME = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # the first box of an MP4 or MOV file
 BLOCK_S = 1.0  # frames of a few milliseconds are joined up to here before they are converted, mixed and resampled
 SLACK_S = 0.5  # headers round, and codecs pad: only what is shorter than promised by more has been cut
 
@@ -81,8 +78,8 @@ def open_stereo(source: Source, rate_hz: int, limits: Limits = NO_LIMITS) -> Ite
 
 def _open(source: Source, rate_hz: int, limits: Limits, mix: Mix) -> Iterator[Samples]:
     """Blocks [rows, N] of what `mix` makes of the channels."""
-    name = _name_of(source)
-    with _reading(source, name) as reader, _container(reader, name) as container:
+    name = name_of(source)
+    with reading(source, name) as reader, _container(reader, name) as container:
         if not container.streams.audio:
             raise AudioError(f"{name}: expected an audio stream, got a file without one ({container.format.name})")
         resamplers: list[Resampler] = []
@@ -108,11 +105,11 @@ def duration_hint(source: Source) -> float | None:
 
     Says nothing of a bad file, since `open_audio` will; a file object that can seek is left at its beginning.
     """
-    name = _name_of(source)
+    name = name_of(source)
     if not (Path(source).is_file() if isinstance(source, str | Path) else source.seekable()):
         return None
     try:
-        with _reading(source, name) as reader, _container(reader, name) as container:
+        with reading(source, name) as reader, _container(reader, name) as container:
             if not container.streams.audio:
                 return None
             stream = container.streams.audio[0]
@@ -126,115 +123,8 @@ def duration_hint(source: Source) -> float | None:
             source.seek(0)
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
-class _Reader:
-    """A file as libav sees it: of the name only the ending, and no exceptions.
-
-    What is raised in a callback, Ctrl-C among it, would be printed and forgotten: it is kept, the file seems to end,
-    and `check` raises it where Python is in charge again.
-    """
-
-    def __init__(self, file: BinaryIO, suffix: str) -> None:
-        self.name = f"audio{suffix}"
-        self._file = file
-        self._seekable = file.seekable()
-        self._read = getattr(file, "read1", file.read)  # a pipe's samples as they come, not a full buffer later
-        self._failure: BaseException | None = None
-        self._end = file.seek(0, os.SEEK_END) if self._seekable else 0  # of a pipe: what was read of it
-        if self._seekable:
-            file.seek(0)
-        self._held = b""
-        self.head = self._held = self._first(12)
-        if self._seekable:
-            self.seek(0)
-            self._held = b""
-
-    def _first(self, size: int) -> bytes:
-        head = b""
-        while len(head) < size and (more := self.read(size - len(head))):
-            head += more
-        return head
-
-    def seekable(self) -> bool:
-        return self._seekable
-
-    def read(self, size: int) -> bytes:
-        if self._held:
-            data, self._held = self._held[:size], self._held[size:]
-            return data
-        try:
-            data = self._read(size)
-            if not isinstance(data, bytes) or len(data) > size:  # the binding would copy beyond its buffer
-                raise AudioError(f"expected a binary file that waits for its bytes, got {type(data).__name__}")
-        except BaseException as failure:
-            self._failure = failure
-            return b""
-        if not self._seekable:
-            self._end += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        try:
-            return self._file.seek(offset, whence)
-        except BaseException as failure:
-            self._failure = failure
-            return -1
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def check(self) -> None:
-        """Raise what was kept: AudioError for what the file did, anything else as it is."""
-        if isinstance(self._failure, OSError):
-            raise AudioError(f"expected a readable file, got {_reason(self._failure)}")
-        if self._failure is not None:
-            raise self._failure
-
-    def holds(self, size: int) -> bool:
-        """Whether the file is at least so long; of a pipe the rest is read to find out."""
-        while not self._seekable and self._end < size and self.read(2**16):
-            pass
-        return self._end >= size
-
-
-def _name_of(source: Source) -> str:
-    if isinstance(source, str | Path):
-        return str(source)
-    if not hasattr(source, "read") or not hasattr(source, "seekable"):
-        raise AudioError(f"expected a path or a binary file object, got {type(source).__name__}")
-    name = getattr(source, "name", None)
-    return name if isinstance(name, str) else "audio"
-
-
 @contextlib.contextmanager
-def _reading(source: Source, name: str) -> Iterator[_Reader]:
-    """Open a source as libav's reader; a QuickTime file from a pipe, whose index may come last, goes to disk first."""
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(open(source, "rb")) if isinstance(source, str | Path) else source
-            reader = _Reader(file, Path(name).suffix)
-            if reader.head[4:8] in QUICKTIME and not reader.seekable():
-                spool = stack.enter_context(tempfile.TemporaryFile())
-                while chunk := reader.read(2**16):
-                    spool.write(chunk)
-                reader.check()
-                reader = _Reader(spool, Path(name).suffix)
-        except AudioError as error:
-            raise AudioError(f"{name}: {error}") from None
-        except FileNotFoundError:
-            raise AudioError(f"{name}: expected a file, got none of that name") from None
-        except IsADirectoryError:
-            raise AudioError(f"{name}: expected a file, got a folder") from None
-        except (OSError, ValueError) as error:  # ValueError: a null character in the name, a file object that is closed
-            raise AudioError(f"{name}: expected a readable file, got {_reason(error)}") from None
-        yield reader
-
-
-@contextlib.contextmanager
-def _container(reader: _Reader, name: str) -> Iterator[InputContainer]:
+def _container(reader: Reader, name: str) -> Iterator[InputContainer]:
     try:
         reader.check()
         if not reader.head:
@@ -255,7 +145,7 @@ def _container(reader: _Reader, name: str) -> Iterator[InputContainer]:
         yield container
 
 
-def _blocks(container: InputContainer, reader: _Reader, limits: Limits, mix: Mix) -> Iterator[tuple[int, Samples]]:
+def _blocks(container: InputContainer, reader: Reader, limits: Limits, mix: Mix) -> Iterator[tuple[int, Samples]]:
     """Rate and mixed samples [rows, N] of some frames, of a pipe of each; then what `_checked` raises."""
     held: list[Raw] = []
     count, kind = 0, (0, "", 0)
@@ -283,7 +173,7 @@ def _blocks(container: InputContainer, reader: _Reader, limits: Limits, mix: Mix
     yield from joined()
 
 
-def _checked(container: InputContainer, reader: _Reader, limits: Limits) -> Iterator[tuple[int, str, Raw]]:
+def _checked(container: InputContainer, reader: Reader, limits: Limits) -> Iterator[tuple[int, str, Raw]]:
     """Rate, sample format and channels [C, N] of each decoded frame, then the error if the file broke off or a limit
     was passed."""
     counts: Counter[int] = Counter()  # samples at each rate: a sum of seconds would pass a limit by its rounding
@@ -321,7 +211,7 @@ def _checked(container: InputContainer, reader: _Reader, limits: Limits) -> Iter
         raise AudioError(f"expected a whole file, got one that breaks off at {seconds:.2f} s")
 
 
-def _frames(container: InputContainer, reader: _Reader) -> Iterator[av.AudioFrame | None]:
+def _frames(container: InputContainer, reader: Reader) -> Iterator[av.AudioFrame | None]:
     """Decoded frames in order; a last None says that the data stops making sense before the end."""
     packets = container.demux(container.streams.audio[0])
     broken = False

@@ -169,8 +169,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: Callable[[Tensor], Tensor], view: View, kv: KV | None = None) -> Tensor:
         x = torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1) if self.qkv is None else self.qkv(x)
         x = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, H + 2 G, T, K]
-        q, k = rope(x[:, : -self.kv_heads]).split([self.heads, self.kv_heads], dim=1)  # [B, H, T, K], [B, G, T, K]
-        v = x[:, -self.kv_heads :]  # [B, G, T, K]
+        turned, v = x.split([self.heads + self.kv_heads, self.kv_heads], dim=1)  # v: [B, G, T, K]
+        q, k = rope(turned).split([self.heads, self.kv_heads], dim=1)  # [B, H, T, K], [B, G, T, K]
         if kv is not None:
             assert view.entries is not None
             if len(x) == 1:

@@ -216,13 +216,22 @@ def _exact(
     stride: int,
     **how: int,
 ) -> Tensor:
-    """A convolution of so many channels, or whose gradient is one; in float32 where that of bfloat16 is wrong.
+    """A convolution of so many channels, or whose gradient is one, in another way where that of bfloat16 is wrong.
 
-    So it is in oneDNN, as of torch 2.13, on processors with AMX: for few channels and kernels of a multiple of 4.
+    So it is in oneDNN, as of torch 2.13, on processors with AMX: for few channels and kernels of a multiple of 4. Whole
+    strides make more channels of fewer steps; the rest is computed in float32.
     """
+    kernel = weight.shape[-1]
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    if channels >= WIDE or weight.shape[-1] % 4 or dtype != torch.bfloat16 or x.device.type != "cpu":
+    if channels >= WIDE or kernel % 4 or dtype != torch.bfloat16 or x.device.type != "cpu":
         return convolve(x, weight, bias, stride, **how)
+    if channels * stride >= WIDE and kernel % stride == 0 and set(how.values()) <= {1}:
+        weight = weight.unflatten(-1, (-1, stride)).transpose(-1, -2)  # [C_out, C_in, stride, pieces], or C_in first
+        if convolve is F.conv1d:
+            x = x.unflatten(-1, (-1, stride)).transpose(-1, -2).flatten(1, 2)  # [B, C_in * stride, T / stride]
+            return convolve(x, weight.flatten(1, 2), bias)
+        y = convolve(x, weight.flatten(1, 2), bias)  # [B, C_out * stride, T + pieces - 1]
+        return y.unflatten(1, (-1, stride)).transpose(-1, -2).flatten(2)  # type: ignore[no-any-return]
     with torch.autocast("cpu", enabled=False):
         return convolve(x.float(), weight.float(), None if bias is None else bias.float(), stride, **how).to(dtype)
 

@@ -37,7 +37,7 @@ class PackedLinear(nn.Module):
 
 
 class OneRowLinear(nn.Linear):
-    """The same for one row of bfloat16: torch's own kernel reads the weights as they lie, a third faster than oneDNN's.
+    """The same for one row of bfloat16 without AMX: torch's own kernel reads the weights as they lie, a third faster.
 
     The switch between the two is the process's: what another thread multiplies meanwhile is right, but may be slow.
     """
@@ -117,5 +117,5 @@ def pack(model: nn.Module, one_row: bool = False) -> None:
 
 
 def _inferring(layers: list[nn.Linear], one_row: bool) -> nn.Module:
-    bfloat16 = layers[0].weight.dtype == torch.bfloat16
-    return (OneRowLinear if one_row and bfloat16 else PackedLinear)(*layers)
+    bfloat16, amx = layers[0].weight.dtype == torch.bfloat16, torch.cpu._is_amx_tile_supported()
+    return (OneRowLinear if one_row and bfloat16 and not amx else PackedLinear)(*layers)
