@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from earful.models.mimi.config import STEPS_PER_FRAME
 from earful.models.mimi.model import Mimi
+from earful.nn.linear import pack
 from earful.train.augment import degrade
 from earful.train.feed import batched
 from earful.train.mixing import Mixer, Place
@@ -192,9 +194,10 @@ def _write_part(
     def make(number: int) -> dict[str, Tensor]:
         return {"samples": torch.from_numpy(made.audio(number))}
 
+    hearing = copy.deepcopy(codec).to(device, dtype)
+    pack(hearing)
     for number, batch in enumerate(batched(make, 1, 0, examples, workers)):
-        with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
-            latents = codec.latents(batch["samples"][:, None].to(device))
+        latents = hearing.latents(batch["samples"][:, None].to(device, dtype))
         codes = codec.quantizer.encode(latents.float().transpose(1, 2), recipe.codebooks)  # [1, Q, T]
         part[number] = codes[0].cpu().numpy()
         report(number + 1, examples)
