@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,18 @@ def test_the_cache_grows_without_touching_what_is_there(tmp_path):
     np.testing.assert_allclose(corpus.samples(3), expected_audio(2, 1), atol=2 / 32768)
     np.testing.assert_allclose(corpus.samples(4), expected_audio(3, 0), atol=2 / 32768)
     assert len(build_cache([second], tmp_path / "cache")) == 6
+
+
+def test_a_run_hears_what_its_manifests_name_and_nothing_else_of_the_cache(tmp_path):
+    first, second = (write_corpus(tmp_path, name, seed) for name, seed in (("a", 1), ("b", 2)))
+    build_cache([first], tmp_path / "cache", processes=1)
+    corpus = build_cache([second], tmp_path / "cache", processes=1)
+    assert [u.audio.name for u in corpus.utterances] == ["b.wav", "b.wav"]
+    again = pickle.loads(pickle.dumps(corpus))  # as a worker gets it
+    assert len(again) == 2
+    for one in (corpus, again):
+        np.testing.assert_allclose(one.samples(1), expected_audio(2, 1), atol=2 / 32768)
+    assert len(Corpus(tmp_path / "cache")) == 4
 
 
 def test_a_build_that_was_interrupted_is_done_again(tmp_path):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,13 +118,14 @@ def _words(value: object, duration_s: float, where: str) -> tuple[tuple[str, flo
 
 
 class Corpus:
-    """The utterances of a cache folder; their audio stays on disk until it is asked for.
+    """The utterances of a cache folder, or those of some audio files; their audio stays on disk until it is asked for.
 
     Raises ValueError when the folder holds no cache.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, files: Collection[Path] | None = None) -> None:
         folder = self.folder = Path(folder)
+        self.files = files
         index = _read_index(folder)
         if not index["parts"]:
             raise ValueError(f"expected a cache of audio in {folder}, got nothing there: build it first")
@@ -138,12 +139,16 @@ class Corpus:
             with _part(folder, number, "jsonl").open(encoding="utf-8") as rows:
                 for utterance in map(_from_row, rows):
                     end = first + utterance.count(self.rate_hz)
-                    self.utterances.append(utterance)
-                    self._spans.append((number, first, end))
+                    if files is None or utterance.audio in files:
+                        self.utterances.append(utterance)
+                        self._spans.append((number, first, end))
                     first = end
 
-    def __reduce__(self) -> tuple[type[Corpus], tuple[Path]]:
-        return Corpus, (self.folder,)  # opened again in another process; a mapping would be sent as a copy of the audio
+    def __reduce__(self) -> tuple[type[Corpus], tuple[Path, Collection[Path] | None]]:
+        return Corpus, (
+            self.folder,
+            self.files,
+        )  # opened again in another process; a mapping would be sent as a copy of the audio
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -161,7 +166,7 @@ class Corpus:
 def build_cache(
     manifests: Iterable[str | Path], folder: str | Path, rate_hz: int = 16_000, processes: int = 2
 ) -> Corpus:
-    """Decodes what is new in the manifests into `folder` and returns the whole corpus there.
+    """Decodes what is new in the manifests into `folder` and returns what they name, whatever else is there.
 
     Audio is kept as int16 in parts that never change once written, so that a run that reads the folder is not
     disturbed while it grows. Audio files that the folder has already are not read again, whichever manifest names them.
@@ -190,7 +195,7 @@ def build_cache(
         unfinished = folder / f".{INDEX}"
         unfinished.write_text(json.dumps(index, indent=1), encoding="utf-8")
         unfinished.replace(folder / INDEX)  # last: a part without its line here is written again
-    return Corpus(folder)
+    return Corpus(folder, frozenset(files))
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
