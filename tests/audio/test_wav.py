@@ -1,12 +1,15 @@
-"""WAV files written block by block; what `write_wav` makes of samples stands in test_io.py."""
+"""WAV files written whole and block by block."""
 
 import os
 import struct
 import threading
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from earful.audio import wav
 from earful.audio.io import read_audio
@@ -147,4 +150,53 @@ def test_refusals(tmp_path):
         pass
     with pytest.raises(AudioError, match="expected finite samples, got nan"):
         write_blocks(tmp_path / "a.wav", blocks=[SAMPLES, np.array([np.nan], np.float32)])
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(values=st.lists(st.integers(-32768, 32767), max_size=50), rate_hz=st.sampled_from([4_000, 16_000, 384_000]))
+def test_16_bits_there_and_back(tmp_path_factory, values, rate_hz):
+    path = tmp_path_factory.getbasetemp() / "there.wav"
+    samples = np.array(values, np.float32) / 32768
+    write_wav(path, samples, rate_hz)
+    with wave.open(str(path)) as file:
+        assert file.getparams()[:4] == (1, 2, rate_hz, len(values))
+    if values:
+        np.testing.assert_array_equal(read_audio(path, rate_hz), samples)
+
+
+def test_a_wav_is_rounded_and_clipped(tmp_path):
+    path = tmp_path / "loud.wav"
+    write_wav(path, np.array([2.0, 1.0, -1.0, -3e38, 0.6 / 32768, 0.4 / 32768], np.float32), 16_000)
+    samples = read_audio(path, 16_000) * 32768
+    assert samples.tolist() == [32767, 32767, -32768, -32768, 1, 0]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    path = tmp_path / "out.wav"
+    write_wav(path, np.ones(10, np.float32), 16_000)
+    old = path.read_bytes()
+
+    with full_disk(100), pytest.raises(AudioError, match=r"out.wav: expected to write a WAV file, got File too large"):
+        write_wav(path, np.zeros(100, np.float32), 16_000)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
+def test_a_device_is_written_to_and_not_replaced():
+    with pytest.raises(AudioError, match="/dev/full: expected to write a WAV file, got No space left on device"):
+        write_wav("/dev/full", np.zeros(100, np.float32), 16_000)
+    assert Path("/dev/full").is_char_device()
+
+
+def test_what_cannot_be_written(tmp_path):
+    samples = np.zeros(3, np.float32)
+    with pytest.raises(AudioError, match="got No such file or directory"):
+        write_wav(tmp_path / "no folder" / "a.wav", samples, 16_000)
+    with pytest.raises(AudioError, match="got Is a directory"):
+        write_wav(tmp_path, samples, 16_000)
+    with pytest.raises(AudioError, match="expected a rate of 4000 to 384000 Hz, got 0 Hz"):
+        write_wav(tmp_path / "a.wav", samples, 0)
+    with pytest.raises(AudioError, match="expected mono float32 samples, got int16"):
+        write_wav(tmp_path / "a.wav", np.zeros(3, np.int16), 16_000)
     assert list(tmp_path.iterdir()) == []
