@@ -57,3 +57,17 @@ def test_three_ways_of_writing_are_compared(tmp_path: Path) -> None:
     found = re.fullmatch(r"2 of 2 clips alike, (\d+) words\n", shown)
     assert found
     assert int(found[1]) > 3
+
+
+def test_the_trained_pair_hears_what_its_page_says_whole_live_and_by_generate() -> None:
+    everyday = ROOT / "recipes/builtin-en/evaluation/heldout-everyday/manifest.jsonl"
+    command = [sys.executable, "-m", "earful", "eval", everyday, "--model", RECIPE / "model"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT).stdout
+    row = re.search(r"all +([\d.]+) % +639", shown)
+    page = re.search(r"WER (\d+) % of 639", (RECIPE / "README.md").read_text())
+    assert row
+    assert page
+    assert abs(float(row[1]) - float(page[1])) < 2  # bfloat16, which processors round differently
+    command = [sys.executable, RECIPE / "same_text.py", RECIPE / "model", everyday, "20"]
+    alike = subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT).stdout
+    assert alike.startswith("20 of 20 clips alike")
