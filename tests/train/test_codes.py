@@ -65,6 +65,27 @@ def test_codes_are_those_of_the_audio_and_words_are_where_it_sounds(codec, corpu
     assert said > 10
 
 
+def test_shifted_codes_are_those_of_the_audio_from_there_on(codec, corpus, tmp_path):
+    """But for the first frames, which have heard what lies before them."""
+    recipe = replace(RECIPE, shifts=4)
+    codes = build(codec, corpus, tmp_path / "codes", 1, recipe)
+    made = Version(Mixer(corpus), recipe, 50 * 384, 0, 384 // 4)
+    assert len(codes) == 4 * 4
+    for number in range(len(codes)):
+        mixed, shift = divmod(number, 4)
+        audio = np.pad(made.audio(mixed)[shift * 96 :], (0, shift * 96))
+        with torch.no_grad():
+            expected = codec.encode(torch.from_numpy(audio)[None, None], 4)[0].numpy()
+        assert np.mean(codes.codes(number)[:, 20:] == expected[:, 20:]) > 0.98
+        offset_s = shift * 96 / 4800
+        for (word, start_s, end_s), whole in zip(codes.words(number), codes.words(4 * mixed), strict=True):
+            assert (word, start_s, end_s) == pytest.approx(
+                (whole[0], whole[1] - offset_s, whole[2] - offset_s), abs=2e-4
+            )
+    with pytest.raises(ValueError, match="expected a number of shifts that divides 16, got 5"):
+        build(codec, corpus, tmp_path / "five", 1, replace(RECIPE, shifts=5))
+
+
 def test_a_bfloat16_encoder_makes_nearly_the_same_codes(codec, corpus, tmp_path):
     one = build(codec, corpus, tmp_path / "float32", 1)
     other = build_codes(codec, Mixer(corpus), RECIPE, tmp_path / "bfloat16", 1, workers=0, dtype=torch.bfloat16)

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from earful.models.mimi.config import STEPS_PER_FRAME
@@ -24,7 +25,6 @@ from earful.nn.linear import pack
 from earful.train.augment import degrade
 from earful.train.feed import batched
 from earful.train.mixing import Mixer, Place
-from earful.train.targets import SILENCE
 
 INDEX = "index.json"
 SOUNDS = "sounds.npy"
@@ -37,7 +37,8 @@ class Recipe:
     """How mixed speech becomes examples of codes: all of one length, and each as its seed has it.
 
     frames: to an example; codebooks: of the codec, the first ones; lead_s: silence before the audio; room_s: behind the
-    last utterance, for the text that comes late; clean: share of the examples that are not degraded.
+    last utterance, for the text that comes late; clean: share of the examples that are not degraded; shifts: so many
+    times is each of them encoded, each time from another fraction of a frame on, which makes other codes of it.
     """
 
     frames: int
@@ -46,6 +47,7 @@ class Recipe:
     room_s: float = 1.0
     clean: float = 0.3
     seed: int = 0
+    shifts: int = 1
 
 
 class Codes:
@@ -120,7 +122,7 @@ def build_codes(
     examples = math.ceil(mixer.corpus.hours * 3600 / seconds)
     while len(index["parts"]) < versions:
         _write_part(codec, mixer, recipe, folder, len(index["parts"]), examples, device, workers, report, dtype)
-        index["parts"].append(examples)
+        index["parts"].append(examples * recipe.shifts)
         unfinished = folder / f".{INDEX}"
         unfinished.write_text(json.dumps(index, indent=1), encoding="utf-8")
         unfinished.replace(folder / INDEX)  # last: a part without its line here is written again
@@ -129,47 +131,50 @@ def build_codes(
 
 @dataclass(frozen=True)
 class Version:
-    """The examples of one version: each a pure function of its number."""
+    """The examples of one version: each a pure function of its number, which counts every shift of one as another."""
 
     mixer: Mixer
     recipe: Recipe
     samples: int  # of an example, with the silence before it
     number: int
+    shift: int = 0  # samples from one shift to the next
 
-    def _placed(self, example: int) -> tuple[np.random.Generator, list[Place], float]:
+    def _placed(self, mixed: int) -> tuple[np.random.Generator, list[Place], float]:
         """Chance as it stands behind the arrangement, the arrangement, and its length in seconds."""
-        rng = np.random.default_rng([self.recipe.seed, self.number, example])
+        rng = np.random.default_rng([self.recipe.seed, self.number, mixed])
         seconds = (self.samples - self.lead) / self.mixer.corpus.rate_hz
         return rng, self.mixer.arrange(rng, seconds - self.recipe.room_s), seconds
+
+    def _heard(self, example: int) -> list[Place]:
+        """Where the utterances of an example are, from the start of its codes on, silence before the audio included."""
+        mixed, shift = divmod(example, self.recipe.shifts)
+        later_s = (self.lead - shift * self.shift) / self.mixer.corpus.rate_hz
+        return [replace(place, at_s=place.at_s + later_s) for place in self._placed(mixed)[1]]
 
     @property
     def lead(self) -> int:
         """Samples of silence."""
         return int(self.recipe.lead_s * self.mixer.corpus.rate_hz)
 
-    def audio(self, example: int) -> npt.NDArray[np.float32]:
-        """What is heard: float32 [samples]."""
-        rng, places, seconds = self._placed(example)
+    def audio(self, mixed: int) -> npt.NDArray[np.float32]:
+        """What is heard before any shift: float32 [samples]."""
+        rng, places, seconds = self._placed(mixed)
         audio = self.mixer.mix(rng, places, seconds)
         babble = partial(self.mixer.babble, rng, seconds)
         return np.pad(degrade(rng, audio, self.mixer.corpus.rate_hz, babble, self.recipe.clean), (self.lead, 0))
 
     def words(self, example: int) -> Words:
         """What is said."""
-        lead_s = self.lead / self.mixer.corpus.rate_hz
         return [
-            (word, round(lead_s + place.moved(start_s), 4), round(lead_s + place.moved(end_s), 4))
-            for place in self._placed(example)[1]
+            (word, max(0.0, round(place.moved(start_s), 4)), max(0.0, round(place.moved(end_s), 4)))
+            for place in self._heard(example)
             for word, start_s, end_s in self.mixer.utterance(place).words
         ]
 
     def sounds(self, example: int, step_s: float) -> npt.NDArray[np.int64]:
         """The labels of what sounds in each step, `SOUND_LATENCY` later: int64 [steps]."""
-        rate_hz = self.mixer.corpus.rate_hz
-        before = round(self.lead / rate_hz / step_s)
-        steps = round(self.samples / rate_hz / step_s) - before
-        heard = self.mixer.sounds(self._placed(example)[1], steps, step_s, SOUND_LATENCY)
-        return np.pad(heard, (before, 0), constant_values=SILENCE)
+        steps = round(self.samples / self.mixer.corpus.rate_hz / step_s)
+        return self.mixer.sounds(self._heard(example), steps, step_s, SOUND_LATENCY)
 
 
 @torch.inference_mode()
@@ -185,9 +190,10 @@ def _write_part(
     report: Callable[[int, int], None],
     dtype: torch.dtype,
 ) -> None:
-    made = Version(mixer, recipe, recipe.frames * codec.config.frame_samples, version)
+    frame, shifts = codec.config.frame_samples, recipe.shifts
+    made = Version(mixer, recipe, recipe.frames * frame, version, frame // shifts)
     written = folder / f".part-{version:05d}.npy"
-    shape = (examples, recipe.codebooks, recipe.frames)
+    shape = (examples * shifts, recipe.codebooks, recipe.frames)
     kind = np.min_scalar_type(codec.config.codebook_size - 1)
     part = np.lib.format.open_memmap(written, mode="w+", dtype=kind, shape=shape)  # type: ignore[no-untyped-call]
 
@@ -197,17 +203,35 @@ def _write_part(
     hearing = copy.deepcopy(codec).to(device, dtype)
     pack(hearing)
     for number, batch in enumerate(batched(make, 1, 0, examples, workers)):
-        latents = hearing.latents(batch["samples"][:, None].to(device, dtype))
-        codes = codec.quantizer.encode(latents.float().transpose(1, 2), recipe.codebooks)  # [1, Q, T]
-        part[number] = codes[0].cpu().numpy()
+        latents = shifted_latents(hearing, batch["samples"][:, None].to(device, dtype), shifts)
+        codes = codec.quantizer.encode(latents.float().transpose(1, 2), recipe.codebooks)  # [shifts, Q, T]
+        part[number * shifts : (number + 1) * shifts] = codes.cpu().numpy()
         report(number + 1, examples)
     part.flush()
     step_s = codec.config.frame_s / STEPS_PER_FRAME
-    sounds = np.stack([made.sounds(number, step_s) for number in range(examples)])
+    sounds = np.stack([made.sounds(number, step_s) for number in range(examples * shifts)])
     np.save(_part(folder, version, SOUNDS), sounds.astype(np.int8))
-    rows = (json.dumps(made.words(number)) for number in range(examples))
+    rows = (json.dumps(made.words(number)) for number in range(examples * shifts))
     _part(folder, version, "jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     os.replace(written, _part(folder, version, "npy"))
+
+
+def shifted_latents(codec: Mimi, samples: Tensor, shifts: int) -> Tensor:
+    """The latents of samples [B, channels, N] and of what is left of them from each further fraction of a frame on:
+    [shifts B, D, T]. What costs most, the convolutions near the samples, is computed once.
+
+    Raises ValueError where no step of the encoder's last stage begins at each of the fractions.
+    """
+    *stages, last = codec.encoder.stages
+    steps = STEPS_PER_FRAME * codec.config.ratios[0]  # of the last stage to a frame
+    if steps % shifts:
+        raise ValueError(f"expected a number of shifts that divides {steps}, got {shifts}")
+    x = codec.encoder.first(F.pad(samples, (0, codec.config.frame_samples)))
+    for stage in stages:
+        x = stage(x, None, None)
+    x = torch.cat([x[..., shift : shift + x.shape[-1] - steps] for shift in range(0, steps, steps // shifts)])
+    x = codec.encoder.last(F.elu(last(x, None, None)))
+    return codec.downsample(codec.encoder_transformer(x))  # type: ignore[no-any-return]
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

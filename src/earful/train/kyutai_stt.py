@@ -57,7 +57,8 @@ class KyutaiSttRun:
     start: a checkpoint folder or hub id to fine-tune, or the name of a preset, which needs a `codec`: the folder of a
     Mimi. tokenizer: a SentencePiece file for a preset; without one, one of `pieces` is made from the transcripts.
     delay_s: how much later than its start a word is written, for a preset. audio, codes: where decoded audio and its
-    codes are kept, by default in the run's folder. versions: so many times is the corpus mixed and encoded.
+    codes are kept, by default in the run's folder. versions: so many times is the corpus mixed and encoded; shifts: and
+    each time so many times over, from other fractions of a frame on, which costs a seventh as much.
     seconds: of audio in an example, by default half as much again as the window: a model that has never seen more than
     its window falls silent once that is full.
     clean: share of the examples that are not degraded; cut: share of the utterances of which a few words are heard;
@@ -78,6 +79,7 @@ class KyutaiSttRun:
     audio: Path | None = None
     codes: Path | None = None
     versions: int = 4
+    shifts: int = 4
     shares: Mapping[str, float] = field(default_factory=dict)
     clean: float = 0.3
     cut: float = 0.0
@@ -106,7 +108,7 @@ def train_kyutai_stt(run: KyutaiSttRun, report: Callable[[dict[str, float]], Non
     config = model.to(run.device).config
     frames = example_frames(run.seconds, config)
     room_s = config.delay_s + AFTER_S
-    recipe = Recipe(frames, config.temporal.codebooks, config.prefix_s, room_s, run.clean, run.seed)
+    recipe = Recipe(frames, config.temporal.codebooks, config.prefix_s, room_s, run.clean, run.seed, run.shifts)
     folder = run.codes or run.folder / "codes"
     mixer = Mixer(corpus, run.shares or None, run.cut)
     codes = build_codes(model.codec, mixer, recipe, folder, run.versions, run.device, run.workers, dtype=run.dtype)
