@@ -12,5 +12,5 @@ earful train "$@" --family mimi --start mimi-small --output "$work/mimi" --audio
     --steps "${MIMI_STEPS:-3000}" --batch 16 --seconds 2.56 --clean 0.5
 
 earful train "$@" --family kyutai_stt --start kyutai-small --output "$work/stt" --audio "$work/audio" \
-    --codec "$work/mimi/model" --versions "${VERSIONS:-16}" --steps "${STT_STEPS:-3000}" \
+    --codec "$work/mimi/model" --versions "${VERSIONS:-4}" --steps "${STT_STEPS:-3000}" \
     --batch 16 --seconds 20 --delay-s 1.2 --clean 0.3 --hidden 0.1

@@ -77,8 +77,10 @@ def test_one_row_is_multiplied_by_what_is_fastest_until_all_are_packed(dtype, am
 
 
 @TYPES
+@pytest.mark.parametrize("amx", [False, True])
 @pytest.mark.parametrize("rows", range(6))
-def test_a_packed_network_of_few_rows_is_the_plain_one(dtype, rows):
+def test_a_packed_network_of_few_rows_is_the_plain_one(dtype, rows, amx, monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
     plain = MLP(36, 52).to(dtype)
     model = copy.deepcopy(plain)
     pack(model)
