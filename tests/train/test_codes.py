@@ -69,7 +69,7 @@ def test_shifted_codes_are_those_of_the_audio_from_there_on(codec, corpus, tmp_p
     """But for the first frames, which have heard what lies before them."""
     recipe = replace(RECIPE, shifts=4)
     codes = build(codec, corpus, tmp_path / "codes", 1, recipe)
-    made = Version(Mixer(corpus), recipe, 50 * 384, 0, 384 // 4)
+    made = Version(Mixer(corpus), recipe, 50 * 384, 0)
     assert len(codes) == 4 * 4
     for number in range(len(codes)):
         mixed, shift = divmod(number, 4)

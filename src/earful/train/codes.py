@@ -137,7 +137,6 @@ class Version:
     recipe: Recipe
     samples: int  # of an example, with the silence before it
     number: int
-    shift: int = 0  # samples from one shift to the next
 
     def _placed(self, mixed: int) -> tuple[np.random.Generator, list[Place], float]:
         """Chance as it stands behind the arrangement, the arrangement, and its length in seconds."""
@@ -148,7 +147,8 @@ class Version:
     def _heard(self, example: int) -> list[Place]:
         """Where the utterances of an example are, from the start of its codes on, silence before the audio included."""
         mixed, shift = divmod(example, self.recipe.shifts)
-        later_s = (self.lead - shift * self.shift) / self.mixer.corpus.rate_hz
+        frame = self.samples // self.recipe.frames
+        later_s = (self.lead - shift * frame // self.recipe.shifts) / self.mixer.corpus.rate_hz
         return [replace(place, at_s=place.at_s + later_s) for place in self._placed(mixed)[1]]
 
     @property
@@ -190,8 +190,8 @@ def _write_part(
     report: Callable[[int, int], None],
     dtype: torch.dtype,
 ) -> None:
-    frame, shifts = codec.config.frame_samples, recipe.shifts
-    made = Version(mixer, recipe, recipe.frames * frame, version, frame // shifts)
+    shifts = recipe.shifts
+    made = Version(mixer, recipe, recipe.frames * codec.config.frame_samples, version)
     written = folder / f".part-{version:05d}.npy"
     shape = (examples * shifts, recipe.codebooks, recipe.frames)
     kind = np.min_scalar_type(codec.config.codebook_size - 1)
