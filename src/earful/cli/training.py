@@ -70,6 +70,9 @@ def train(
     versions: Annotated[
         int | None, typer.Option(min=1, help="How often the corpus is mixed and encoded (kyutai_stt).")
     ] = None,
+    shifts: Annotated[
+        int | None, typer.Option(min=1, help="From how many fractions of a frame on it is encoded (kyutai_stt).")
+    ] = None,
     pad_weight: Annotated[
         float | None, typer.Option(min=0, help="Of frames without text in the loss (kyutai_stt, moshi).")
     ] = None,
@@ -107,7 +110,7 @@ def train(
     given = {
         "tokenizer": tokenizer, "codec": codec, "batch": batch, "seconds": seconds, "delays": delays or None,
         "delay_s": delay_s, "clean": clean, "hidden": hidden, "masked": masked, "cut": cut,
-        "versions": versions, "pad_weight": pad_weight,
+        "versions": versions, "shifts": shifts, "pad_weight": pad_weight,
         "pieces": pieces, "languages": languages, "smoothing": smoothing, "recipe": recipe,
         "first_weight": first_weight, "checkpointing": checkpointing, "codes": codes,
         "lora": lora, "merge": merge, "matrix_rate": matrix_rate, "other_rate": other_rate,

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from earful.models.mimi.config import STEPS_PER_FRAME
 from earful.models.mimi.model import Mimi
+from earful.models.mimi.shifted import shifted_latents
 from earful.nn.linear import pack
 from earful.train.augment import degrade
 from earful.train.feed import batched
@@ -214,24 +214,6 @@ def _write_part(
     rows = (json.dumps(made.words(number)) for number in range(examples * shifts))
     _part(folder, version, "jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     os.replace(written, _part(folder, version, "npy"))
-
-
-def shifted_latents(codec: Mimi, samples: Tensor, shifts: int) -> Tensor:
-    """The latents of samples [B, channels, N] and of what is left of them from each further fraction of a frame on:
-    [shifts B, D, T]. What costs most, the convolutions near the samples, is computed once.
-
-    Raises ValueError where no step of the encoder's last stage begins at each of the fractions.
-    """
-    *stages, last = codec.encoder.stages
-    steps = STEPS_PER_FRAME * codec.config.ratios[0]  # of the last stage to a frame
-    if steps % shifts:
-        raise ValueError(f"expected a number of shifts that divides {steps}, got {shifts}")
-    x = codec.encoder.first(F.pad(samples, (0, codec.config.frame_samples)))
-    for stage in stages:
-        x = stage(x, None, None)
-    x = torch.cat([x[..., shift : shift + x.shape[-1] - steps] for shift in range(0, steps, steps // shifts)])
-    x = codec.encoder.last(F.elu(last(x, None, None)))
-    return codec.downsample(codec.encoder_transformer(x))  # type: ignore[no-any-return]
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
