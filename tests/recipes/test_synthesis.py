@@ -102,3 +102,11 @@ def test_lines_of_the_vocabulary_have_rare_words_nearly_as_often(texts, monkeypa
     often = said.count("the") / said.count("wander")
     assert 1.2 < often < 1.5 * (72 / 4) ** 0.5
     assert {"don't", "off"} <= set(said)
+
+
+def test_characters_are_letters_and_digits_said_on_their_own(everyday, texts):
+    lines = [everyday.characters(random.Random(seed)) for seed in range(300)]
+    said = [texts.words(line) for line in lines]
+    assert {len(words) for words in said} == {1, 2, 3}
+    every = {word for words in said for word in words}
+    assert every == set("abcdefghijklmnopqrstuvwxyz") | {*everyday.ONES[:10], "oh"}

@@ -268,6 +268,12 @@ def single_number_word(rng: random.Random) -> str:
     return capital(". ".join(chosen[: rng.choice([1, 1, 1, 2, 3])])) + "."
 
 
+def characters(rng: random.Random) -> str:
+    """A letter or a digit, or two or three, each said on its own."""
+    said = [rng.choice([letters(rng, 1, 1), digits(rng, 1, 1)]) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
+    return ". ".join(map(capital, said)) + "."
+
+
 # What people say to each other at home; not in the mixture below, which the held-out speech was drawn from.
 chat = templates("chat")
 

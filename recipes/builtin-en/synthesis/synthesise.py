@@ -35,6 +35,7 @@ UNIT_S = 0.025  # one unit of the engines' durations
 UNIT_SAMPLES = round(UNIT_S * RATE_HZ)
 GAP_S = 0.05  # silence between utterances in a file
 LINES_PER_SHARD = 80  # about five minutes of speech
+KINDS = ("general", "everyday", "all", "chat", "vocabulary", "characters")
 FORMS = {  # the number is soundfile's compression level that means 24 kbit/s mono
     "opus": {"format": "OGG", "subtype": "OPUS", "compression_level": 1 - (24_000 - 6_000) / 250_000},
     "flac": {"format": "FLAC", "subtype": "PCM_16"},
@@ -194,7 +195,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cache", type=Path, required=True, help="the folder that fetch.sh filled")
     parser.add_argument("--split", choices=["train", "heldout"], default="train", help="which lines and which voices")
-    parser.add_argument("--kind", choices=["general", "everyday", "all", "chat", "vocabulary"], default="all")
+    parser.add_argument("--kind", choices=KINDS, default="all")
     parser.add_argument("--form", choices=FORMS, default="opus", help="of the audio")
     parser.add_argument("--first", type=int, default=0, help="number of the first shard")
     parser.add_argument("--lines", type=int, default=LINES_PER_SHARD, help="utterances per shard")

@@ -23,7 +23,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from everyday import EVERYDAY, chat
+from everyday import EVERYDAY, characters, chat
 from numbers_en import cardinal, year
 
 HELDOUT_SHARE = 40  # one transcript in 40 belongs to the held-out split
@@ -182,8 +182,9 @@ class Texts:
         return ". ".join(w.capitalize() for w in chosen) + "."
 
     def draw(self, rng: random.Random, kind: str = "all") -> str:
-        """A line of this split; kind is general, everyday, all (six to four), chat or vocabulary."""
-        makers = {"general": self.general, "everyday": self.everyday, "chat": chat, "vocabulary": self.listed}
+        """A line of this split; kind is general, everyday, all (six to four), chat, vocabulary or characters."""
+        makers = {"general": self.general, "everyday": self.everyday, "chat": chat}
+        makers |= {"vocabulary": self.listed, "characters": characters}
         while True:
             mixed = "general" if kind == "all" and rng.random() < GENERAL_SHARE else "everyday"
             line = makers[mixed if kind == "all" else kind](rng)
@@ -196,7 +197,7 @@ if __name__ == "__main__":
 
     texts, rng = Texts(Path(sys.argv[1])), random.Random(0)
     print({name: len(pool) for name, pool in texts.pools.items()}, len(texts.single), "single words")
-    for kind in ("general", "everyday", "chat", "vocabulary"):
+    for kind in ("general", "everyday", "chat", "vocabulary", "characters"):
         for _ in range(40):
             line = texts.draw(rng, kind)
             print(f"{kind:9s} {line}  ->  {' '.join(words(line))}")
