@@ -1,4 +1,4 @@
-"""What the tests of streams share: the law, for a layer and for a family, and the plain reference that it refers to."""
+"""What tests share: the law of streams, for a layer and for a family, its plain reference, and what a run writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from earful import registry
 from earful.audio.mel import log_mel
+from earful.checkpoint.files import load_tensors
 from earful.events import Event, Text, Word
 from earful.models.voxtral.stream import Memo, Policy, StreamState, VoxtralStream
 from earful.nn.state import leaves, reset
@@ -221,3 +223,16 @@ def full_disk(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def assert_means_are_written(run: Path) -> None:
+    """The model of a training run is the mean of its weights, not the last ones."""
+    state = load_tensors(next(run.glob("state-*.safetensors")))
+    written = registry.load_model(run / "model", dtype=torch.float32)[0].state_dict()
+    names = {name.removeprefix("weight.").removeprefix("model."): name for name in state if name.startswith("weight.")}
+    names = {name: old for name, old in names.items() if name in written}  # heads that help to learn are dropped
+    assert len(names) > 10
+    means = {name: state[old.replace("weight.", "mean.", 1)] for name, old in names.items()}
+    for name, mean in means.items():
+        torch.testing.assert_close(written[name], mean, rtol=8e-3, atol=1e-6, msg=name)  # written in bfloat16 by some
+    assert any(not torch.allclose(mean, state[names[name]], rtol=8e-3, atol=1e-6) for name, mean in means.items())

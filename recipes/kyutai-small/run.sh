@@ -13,4 +13,4 @@ earful train "$@" --family mimi --start mimi-small --output "$work/mimi" --audio
 
 earful train "$@" --family kyutai_stt --start kyutai-small --output "$work/stt" --audio "$work/audio" \
     --codec "$work/mimi/model" --versions "${VERSIONS:-4}" --steps "${STT_STEPS:-3000}" \
-    --batch 16 --seconds 20 --delay-s 1.2 --clean 0.3 --hidden 0.1
+    --batch 16 --seconds 20 --delay-s 1.2 --clean 0.3 --hidden 0.1 --average 500

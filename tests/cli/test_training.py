@@ -15,6 +15,7 @@ import pytest
 from earful.audio.io import write_wav
 from earful.audio.wav import writing_wav
 from earful.testing import tiny_s2t, write_tiny
+from tests.helpers import assert_means_are_written
 
 RATE_HZ = 4_800  # of tiny codecs
 
@@ -63,6 +64,14 @@ def tokenizer(folder):
 
     tiny_sentencepiece().save(folder / "tokenizer.model")
     return folder / "tokenizer.model"
+
+
+@pytest.mark.parametrize("family", ["voxtral", "kyutai_stt", "s2t"])
+def test_the_mean_of_the_weights_is_written(train, tmp_path, family):
+    start = write_tiny(family, "mistral" if family == "voxtral" else "hf", path=tmp_path / "start")
+    options = [] if family == "s2t" else ["--versions", 1] if family == "kyutai_stt" else ["--delay", "3=1"]
+    assert train(family, start, *options, "--average", 2, "--other-rate", 0.5).code == 0
+    assert_means_are_written(tmp_path / f"run-{family}")
 
 
 def test_low_rank_changes_in_a_file_of_their_own(earful, train, tones, tmp_path):

@@ -58,7 +58,7 @@ def test_it_learns(tmp_path: Path, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("stop", [1, 7, 12])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: int) -> None:
-    schedule = Schedule(20, warmup=5, save_every=stop)
+    schedule = Schedule(20, warmup=5, save_every=stop, average=8)
     whole = trainer(tmp_path / "whole", schedule)
     whole.run(examples())
 
@@ -74,6 +74,30 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: int) ->
     for name, weight in whole.masters.items():
         assert torch.equal(weight, second.masters[name]), name
         assert torch.equal(weight, second.weights[name]), name
+        assert torch.equal(whole.learned[name], second.learned[name]), name
+        assert not torch.equal(whole.learned[name], weight), name
+
+
+def test_what_is_learned_is_the_mean_of_the_last_weights(tmp_path: Path) -> None:
+    one = trainer(tmp_path, Schedule(20, warmup=5, average=10))
+    seen = []
+    for batch in itertools.islice(examples(), 10):
+        one.advance(batch)
+        seen.append(one.masters["matrix.weight"].clone())
+    torch.testing.assert_close(one.learned["matrix.weight"], torch.stack(seen).mean(0))
+    before = one.learned["matrix.weight"].clone()
+    one.run(examples(10))
+    assert not torch.equal(one.learned["matrix.weight"], before)
+
+
+def test_a_mean_begins_where_a_run_without_one_stopped(tmp_path: Path) -> None:
+    one = trainer(tmp_path, Schedule(20))
+    one.run(examples())
+    assert one.learned is one.masters
+    again = trainer(tmp_path, Schedule(40, average=10))
+    assert again.resume()
+    for name, weight in one.masters.items():
+        assert torch.equal(again.learned[name], weight), name
 
 
 def test_ctrl_c_saves_the_last_step(tmp_path: Path) -> None:

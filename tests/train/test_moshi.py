@@ -25,7 +25,7 @@ from earful.train.dialogues import UNKNOWN, Pieces
 from earful.train.loop import Schedule
 from earful.train.moshi import Examples, MoshiRun, recompute, train_moshi
 from earful.train.objectives import MoshiObjective
-from tests.helpers import spoken_like
+from tests.helpers import assert_means_are_written, spoken_like
 
 RATE_HZ, FRAME = 4_800, 384  # of the tiny codec
 FRAMES = 25
@@ -128,12 +128,13 @@ def test_gradients_reach_both_transformers_and_are_the_same_with_less_memory(tmp
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(talk: Path, start: Path, tmp_path: Path) -> None:
-    train_moshi(run_of(talk, start, tmp_path / "whole"))
+    train_moshi(run_of(talk, start, tmp_path / "whole", average=2))
+    assert_means_are_written(tmp_path / "whole")
 
     def stop(row: dict[str, float]) -> None:
         raise KeyboardInterrupt
 
-    part = run_of(talk, start, tmp_path / "part", codes=tmp_path / "whole" / "codes")
+    part = run_of(talk, start, tmp_path / "part", average=2, codes=tmp_path / "whole" / "codes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moshi, "Schedule", partial(Schedule, log_every=2))
         with pytest.raises(KeyboardInterrupt):

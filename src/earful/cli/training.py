@@ -94,6 +94,9 @@ def train(
     audio: Annotated[Path | None, typer.Option(help="Where decoded audio is kept, to share it between runs.")] = None,
     matrix_rate: Annotated[float | None, typer.Option(help="Learning rate of the matrices inside the blocks.")] = None,
     other_rate: Annotated[float | None, typer.Option(help="Learning rate of everything else.")] = None,
+    average: Annotated[
+        int | None, typer.Option(min=0, help="Steps whose mean of the weights is written; 0: the last ones (not mimi).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the examples and of random weights.")] = 0,
     device: Device = "cpu",
     dtype: Annotated[str | None, typer.Option(help="To compute in: bfloat16 or float32.")] = None,
@@ -113,7 +116,7 @@ def train(
         "versions": versions, "shifts": shifts, "pad_weight": pad_weight,
         "pieces": pieces, "languages": languages, "smoothing": smoothing, "recipe": recipe,
         "first_weight": first_weight, "checkpointing": checkpointing, "codes": codes,
-        "lora": lora, "merge": merge, "matrix_rate": matrix_rate, "other_rate": other_rate,
+        "lora": lora, "merge": merge, "matrix_rate": matrix_rate, "other_rate": other_rate, "average": average,
         "dtype": getattr(torch, dtype) if dtype else None, "audio": audio,
     }  # fmt: skip
     run, train_run = _run(

@@ -66,6 +66,7 @@ class KyutaiSttRun:
     examples are heard too.
     pad_weight: of frames without text in the loss. lora: rank of the changes to learn in the place of all weights, and
     merge: whether they become part of these or stay a file of their own.
+    average: steps whose mean of the weights is written, see Schedule; 0 for the last ones.
     """
 
     start: str
@@ -91,6 +92,7 @@ class KyutaiSttRun:
     merge: bool = True
     matrix_rate: float = Schedule.matrix_rate
     other_rate: float = Schedule.other_rate
+    average: int = 0
     seed: int = 0
     device: str = "cpu"
     dtype: torch.dtype = torch.bfloat16
@@ -114,7 +116,7 @@ def train_kyutai_stt(run: KyutaiSttRun, report: Callable[[dict[str, float]], Non
     codes = build_codes(model.codec, mixer, recipe, folder, run.versions, run.device, run.workers, dtype=run.dtype)
     lora = None if run.lora is None else Lora(model.temporal, run.lora, run.seed)
     objective = KyutaiSttObjective(model, run.pad_weight, run.start in PRESETS).to(run.device)
-    schedule = Schedule(run.steps, matrix_rate=run.matrix_rate, other_rate=run.other_rate)
+    schedule = Schedule(run.steps, matrix_rate=run.matrix_rate, other_rate=run.other_rate, average=run.average)
     trainer = Trainer(objective, schedule, run.folder, run.dtype)
     trainer.resume()
     examples = Examples(codes, config, SentencePiece.from_file(tokenizer).encode, run.hidden)
@@ -123,7 +125,7 @@ def train_kyutai_stt(run: KyutaiSttRun, report: Callable[[dict[str, float]], Non
     trainer.run((moved(batch, run.device, run.dtype) for batch in batches), report)
 
     own = "temporal."
-    trained = {name.removeprefix(own): weight for name, weight in trainer.masters.items() if name.startswith(own)}
+    trained = {name.removeprefix(own): weight for name, weight in trainer.learned.items() if name.startswith(own)}
     model.temporal.float().load_state_dict(trained, strict=lora is None)
     pairs = lora.pairs() if lora else {}
     if lora and run.merge:

@@ -27,6 +27,9 @@ class Schedule:
 
     inverse_root: in the place of that it falls as one over the root of the step (Vaswani et al. 2017).
     muon: the matrices inside the blocks are Muon's; otherwise all weights are AdamW's.
+    average: what is learned is the mean of the weights over about so many of the last steps, older ones fading; with 0
+    the last weights. Small batches throw these about: the mean is better long before the rate has fallen (Polyak and
+    Juditsky 1992).
     """
 
     steps: int
@@ -40,6 +43,7 @@ class Schedule:
     log_every: int = 10
     inverse_root: bool = False
     muon: bool = True
+    average: int = 0
 
     def factor(self, step: int) -> float:
         if self.inverse_root:
@@ -74,6 +78,7 @@ class Trainer:
         self.step = 0
         self.masters = {n: p.detach().float().clone() for n, p in objective.named_parameters() if p.requires_grad}
         self.objective = objective.to(dtype)
+        self.means = {n: w.clone() for n, w in self.masters.items()} if schedule.average else {}
         weights = dict(objective.named_parameters())
         self.weights = {name: weights[name] for name in self.masters}
         self.buffers = {n: b for n, b in objective.named_buffers() if n in objective.state_dict()}
@@ -90,6 +95,11 @@ class Trainer:
             adam = torch.optim.AdamW(others, lr=schedule.other_rate, betas=(0.9, 0.98), weight_decay=0.0)
             self.optimisers.append(adam)
             self.rates.append(schedule.other_rate)
+
+    @property
+    def learned(self) -> dict[str, Tensor]:
+        """The weights to keep of the run, in float32."""
+        return self.means or self.masters
 
     def run(self, batches: Iterator[Batch], report: Callable[[dict[str, float]], None] = lambda _: None) -> None:
         """Train until the schedule ends; saves on the way, at the end and on Ctrl-C. `batches` begin at `self.step`."""
@@ -132,12 +142,15 @@ class Trainer:
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(self.masters[name])
+            for name, mean in self.means.items():
+                mean.lerp_(self.masters[name], 1 / min(self.step + 1, self.schedule.average))
         self.step += 1
         values = {name: float(value) for name, value in parts.items()}
         return {"loss": loss.item(), "gradient": float(norm), "factor": factor, **values}
 
     def save(self) -> None:
         tensors = {f"weight.{n}": p for n, p in self.masters.items()}
+        tensors |= {f"mean.{n}": p for n, p in self.means.items()}
         tensors |= {f"buffer.{n}": b for n, b in self.buffers.items()}
         scalars: dict[str, float] = {}
         for i, optimiser in enumerate(self.optimisers):
@@ -175,6 +188,8 @@ class Trainer:
             for name, master in self.masters.items():
                 master.copy_(tensors[f"weight.{name}"])
                 self.weights[name].copy_(master)
+            for name, mean in self.means.items():  # a run that had none begins them here
+                mean.copy_(tensors.get(f"mean.{name}", tensors[f"weight.{name}"]))
             for name, buffer in self.buffers.items():
                 buffer.copy_(tensors[f"buffer.{name}"])
         for i, optimiser in enumerate(self.optimisers):

@@ -39,6 +39,7 @@ class MoshiRun:
     pad_weight: of frames without text in the loss; first_weight: of the first code of a frame, what is said.
     lora: rank of the changes to learn in the place of all weights, and merge: whether they become part of these or stay
     a file of their own. checkpointing: a step keeps less in memory and computes more.
+    average: steps whose mean of the weights is written, see Schedule; 0 for the last ones.
     """
 
     start: str
@@ -55,6 +56,7 @@ class MoshiRun:
     merge: bool = True
     checkpointing: bool = False
     other_rate: float = 1e-4
+    average: int = 0
     seed: int = 0
     device: str = "cpu"
     dtype: torch.dtype = torch.bfloat16
@@ -82,7 +84,12 @@ def train_moshi(run: MoshiRun, report: Callable[[dict[str, float]], None] = lamb
     if run.checkpointing:
         recompute([*model.temporal.layers, model.depth])
     schedule = Schedule(
-        run.steps, other_rate=run.other_rate, warmup=max(1, round(WARMUP * run.steps)), decay=1 - WARMUP, muon=False
+        run.steps,
+        other_rate=run.other_rate,
+        warmup=max(1, round(WARMUP * run.steps)),
+        decay=1 - WARMUP,
+        muon=False,
+        average=run.average,
     )
     trainer = Trainer(objective, schedule, run.folder, run.dtype)
     trainer.resume()
@@ -90,7 +97,7 @@ def train_moshi(run: MoshiRun, report: Callable[[dict[str, float]], None] = lamb
     source = feed(partial(examples.example, run.seed), run.batch, trainer.step, run.steps, run.workers)
     trainer.run((moved(batch, run.device, run.dtype) for batch in source), report)
 
-    objective.float().load_state_dict(trainer.masters, strict=lora is None)
+    objective.float().load_state_dict(trainer.learned, strict=lora is None)
     pairs = lora.pairs() if lora else {}
     if lora and run.merge:
         lora.merge()

@@ -34,6 +34,7 @@ class Run:
     shares: how much is drawn from each manifest's folder, by its name; as many utterances as each has if empty.
     delays: slots -> share. clean: share of the examples that are not degraded; cut: share of the utterances of which a
     few words are heard. seconds: of audio in an example; batch: examples in a step.
+    average: steps whose mean of the weights is written, see Schedule; 0 for the last ones.
     """
 
     start: str
@@ -50,6 +51,7 @@ class Run:
     seconds: float = 12.0
     matrix_rate: float = Schedule.matrix_rate
     other_rate: float = Schedule.other_rate
+    average: int = 0
     phoneme_latency: int = 3
     seed: int = 0
     device: str = "cpu"
@@ -69,7 +71,7 @@ def train_run(run: Run, report: Callable[[dict[str, float]], None] = lambda _: N
     packer = Packer(
         corpus, model.config, encode, slots, run.delays, run.phoneme_latency, run.shares or None, run.clean, run.cut
     )
-    schedule = Schedule(run.steps, matrix_rate=run.matrix_rate, other_rate=run.other_rate)
+    schedule = Schedule(run.steps, matrix_rate=run.matrix_rate, other_rate=run.other_rate, average=run.average)
     trainer = train(
         model,
         packer,
@@ -115,7 +117,7 @@ def preset(name: str, tekken: Tekken) -> VoxtralConfig:
 
 def export(model: VoxtralRealtime, trainer: Trainer, tokenizer: Path, folder: Path) -> None:
     """Write the model with the trainer's weights as a checkpoint folder in Mistral's layout, in bfloat16."""
-    weights = {name.removeprefix("model."): w for name, w in trainer.masters.items() if name.startswith("model.")}
+    weights = {name.removeprefix("model."): w for name, w in trainer.learned.items() if name.startswith("model.")}
     model.float().load_state_dict(weights)
     folder.mkdir(parents=True, exist_ok=True)
     registry.save_model(model.bfloat16(), folder, "mistral", tokenizer)

@@ -73,6 +73,7 @@ class S2tRun:
     utterances of which a few words are heard; hidden: share of the ids that the decoder does not read; smoothing: how
     much of a label is spread over all pieces.
     recipe: "house" (Muon, a rate that falls linearly at the end) or "published" (Adam, inverse square root).
+    average: steps whose mean of the weights is written, see Schedule; 0 for the last ones.
     """
 
     start: str
@@ -94,6 +95,7 @@ class S2tRun:
     recipe: str = "house"
     matrix_rate: float = Schedule.matrix_rate
     other_rate: float = Schedule.other_rate
+    average: int = 0
     seed: int = 0
     device: str = "cpu"
     dtype: torch.dtype = torch.bfloat16
@@ -117,7 +119,7 @@ def train_s2t(run: S2tRun, report: Callable[[dict[str, float]], None] = lambda _
     trainer.resume()
     source = batches(examples, run.seed, trainer.step, schedule, run.workers)
     trainer.run((moved(batch, run.device, run.dtype) for batch in source), report)
-    trained = {name.removeprefix("model."): w for name, w in trainer.masters.items() if name.startswith("model.")}
+    trained = {name.removeprefix("model."): w for name, w in trainer.learned.items() if name.startswith("model.")}
     model.float().load_state_dict(trained)
     registry.save_model(model.to(run.dtype), run.folder / "model", "hf", tokenizer)
     return run.folder / "model"
@@ -126,12 +128,19 @@ def train_s2t(run: S2tRun, report: Callable[[dict[str, float]], None] = lambda _
 def schedule_of(run: S2tRun) -> Schedule:
     """Raises ValueError for a recipe that is not known."""
     if run.recipe == "house":
-        return Schedule(run.steps, run.matrix_rate, run.other_rate)
+        return Schedule(run.steps, run.matrix_rate, run.other_rate, average=run.average)
     if run.recipe != "published":
         raise ValueError(f"expected a recipe of house or published, got {run.recipe!r}")
     warmup = max(1, min(10_000, run.steps // 10))
     return Schedule(
-        run.steps, other_rate=run.other_rate, warmup=warmup, clip=10.0, inverse_root=True, muon=False, weight_decay=0.0
+        run.steps,
+        other_rate=run.other_rate,
+        warmup=warmup,
+        clip=10.0,
+        inverse_root=True,
+        muon=False,
+        weight_decay=0.0,
+        average=run.average,
     )
 
 
