@@ -113,8 +113,8 @@ def view_of(x: Tensor, state: Stack | None, window: int) -> View:
     return View.ring(state.pos, steps, window, state.layers[0].keys.shape[2], x.dtype)
 
 
-def advance(pos: Tensor, steps: int, active: Tensor | None) -> None:
-    """Move on by so many steps, in place, where a slot is active."""
+def advance(pos: Tensor, steps: int | Tensor, active: Tensor | None) -> None:
+    """Move on by so many steps, in place, where a slot is active. steps: the same for all slots, or [B] int64."""
     pos.add_(steps if active is None else steps * active)
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earful.events import Text, Word
+from earful.models.voxtral import stream
 from earful.models.voxtral.model import VoxtralRealtime
 from earful.models.voxtral.stream import CHUNK_SLOTS, GROUP_WORDS, LETTER_S, Memo, Policy, VoxtralStream
 from earful.nn.state import leaves, row, select
@@ -275,6 +276,34 @@ def test_leaving_a_rut_keeps_the_law():
     lanes = [engine.open(delay_s=one.delay_s) for _ in range(2)]
     hear_all(engine, np.random.default_rng(1), [(lane, one.samples) for lane in lanes])
     assert lanes[0].memo.ids == lanes[1].memo.ids == one.ids
+
+
+@pytest.mark.parametrize("batch, rut_slots", [(1, None), (1, 2), (2, None), (2, 1), (3, 3)])
+def test_slots_that_turn_out_to_be_blank_are_written_in_fewer_passes(monkeypatch, batch, rut_slots):
+    """With the commonest id for a blank: the same ids as one slot after the other, for all delays and lengths."""
+    (common, _), *_ = Counter(clip(tiny_family("builtin"), 40 * SLOT, 6).ids).most_common()
+    rng = np.random.default_rng(batch)
+    audio = [spoken_like(rng, int(rng.integers(30, 90)) * SLOT) for _ in range(batch)]
+
+    def written_by(family):
+        passes, write = [], family.write
+        monkeypatch.setattr(
+            family, "write", lambda state, heard, *rest: passes.append(heard) or write(state, heard, *rest)
+        )
+        engine = Engine(family, batch)
+        lanes = [engine.open(delay_s=SLOT_S * (1 + 9 * row)) for row in range(batch)]
+        for lane, samples in zip(lanes, audio, strict=True):
+            lane.framer.feed(samples)
+            engine.finish(lane, len(samples) / family.rate_hz)
+        engine.pump()
+        return [lane.memo.ids for lane in lanes], len(passes)
+
+    ids, few = written_by(with_ids(Policy(rut_slots=rut_slots), blank=common))
+    monkeypatch.setattr(stream, "TYPICAL_ROWS", 1)
+    expected, many = written_by(with_ids(Policy(rut_slots=rut_slots), blank=common))
+    assert ids == expected
+    assert sum(row.count(common) for row in ids) > 10 * batch
+    assert few < many if batch < 3 else few == many
 
 
 def test_nothing_is_said_behind_the_end_of_text():
