@@ -1,6 +1,9 @@
 """The law for Kyutai Speech-To-Text: a stream says what the plain definition says, times and pauses included."""
 
+import copy
 import math
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from earful.errors import CheckpointError
 from earful.events import Pause, Word
+from earful.generate import ahead
 from earful.models.kyutai_stt.stream import CHUNK_FRAMES, KyutaiSttStream, Memo
 from earful.models.moshi.prompt import PROMPT_PIECES
 from earful.nn.state import leaves, row, select
@@ -182,12 +186,16 @@ def test_a_stream_goes_on_exactly_after_an_hour():
         return lane
 
     def logits_of_the_whole():
-        engine, found = Engine(family), []
-        lane, plain = resume(engine), family.model.temporal.logits
+        temporal, plain, found = family.model.temporal, family.model.temporal.logits, []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(family.model.temporal, "logits", lambda x: found.append(plain(x)) or found[-1])
-            hear_all(engine, rng, [(lane, samples)])
-        assert ids_of(lane.memo) == expected
+            patch.setattr(temporal, "logits", lambda x: found.append(plain(x)) or found[-1])
+            for rows in (ahead.TYPICAL_ROWS, 1):  # at last one position after the other
+                patch.setattr(ahead, "TYPICAL_ROWS", rows)
+                found.clear()
+                engine = Engine(family)
+                lane = resume(engine)
+                hear_all(engine, rng, [(lane, samples)])
+                assert ids_of(lane.memo) == expected
         return torch.cat(found)
 
     samples = np.zeros(1, np.float32)
@@ -256,7 +264,7 @@ def test_chance_belongs_to_the_session():
 
 def test_chance_is_another_one_at_each_position(monkeypatch):
     family = tiny_family("like 1b")
-    monkeypatch.setattr(family.model.temporal, "logits", lambda hidden: hidden.new_zeros(len(hidden), 320))
+    monkeypatch.setattr(family.model.temporal, "logits", lambda hidden: hidden.new_zeros(*hidden.shape[:2], 320))
     engine = Engine(family)
     lane = engine.open(temperature=1.0, seed=3)
     lane.framer.feed(np.zeros(60 * HOP, np.float32))
@@ -264,6 +272,42 @@ def test_chance_is_another_one_at_each_position(monkeypatch):
     ids = ids_of(lane.memo)
     assert len(ids) == 61
     assert len(set(ids)) > 20  # of 50 that are allowed
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_frames_beside_which_nothing_is_written_take_fewer_passes(monkeypatch, batch):
+    """With the commonest id for padding: the same ids and pauses as one position after the other, whatever is asked."""
+    plain, rng = tiny_family("like 1b"), np.random.default_rng(batch)
+    (common, _), *_ = Counter(clip(plain, 40 * HOP).ids).most_common()
+    family = copy.copy(plain)
+    family.config = replace(plain.config, pad_id=common)
+    family.silence = torch.tensor([common, WORD])
+    audio = [np.tile(clip(plain, 30 * HOP).samples, 1 + row)[: int(rng.integers(20, 30)) * HOP] for row in range(batch)]
+    options = [{}, {"temperature": 0.1, "seed": 3}, {"prompt": "the dog is it"}]
+
+    def written(rows):
+        passes, write = [], KyutaiSttStream.write_ahead
+        monkeypatch.setattr(ahead, "TYPICAL_ROWS", rows)
+        monkeypatch.setattr(
+            family, "write_ahead", lambda *given: passes.append(1) or write(family, *given), raising=False
+        )
+        said = []
+        for turn in range(3):  # each option in each row
+            engine = Engine(family, batch)
+            lanes = [engine.open(**options[(turn + row) % 3]) for row in range(batch)]
+            for lane, samples in zip(lanes, audio, strict=True):
+                lane.framer.feed(samples)
+                engine.finish(lane, len(samples) / family.rate_hz)
+            engine.pump()
+            said += [lane.memo.rows for lane in lanes]
+        return said, len(passes)
+
+    said, few = written(4)
+    expected, many = written(1)
+    for one, other in zip(said, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert sum(row[0] == common for rows in said for row in rows) > 10
+    assert few < many if batch < 3 else few == many
 
 
 def test_prompts_of_frozen_sessions_wait():

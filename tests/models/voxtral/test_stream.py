@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earful.events import Text, Word
-from earful.models.voxtral import stream
+from earful.generate import ahead
 from earful.models.voxtral.model import VoxtralRealtime
 from earful.models.voxtral.stream import CHUNK_SLOTS, GROUP_WORDS, LETTER_S, Memo, Policy, VoxtralStream
 from earful.nn.state import leaves, row, select
@@ -188,7 +188,7 @@ def test_a_stream_goes_on_exactly_after_six_hours(monkeypatch):
             engine.finish(lane, len(samples) / family.rate_hz)
             engine.pump()
         assert lane.memo.ids == expected
-        return torch.cat(found)[:, 0]  # [ids, V]
+        return torch.cat(found)[:, 0]  # [passes, V]
 
     rng, logits = np.random.default_rng(6), torch.zeros(1, 2)
     while near_tie(logits):
@@ -299,7 +299,7 @@ def test_slots_that_turn_out_to_be_blank_are_written_in_fewer_passes(monkeypatch
         return [lane.memo.ids for lane in lanes], len(passes)
 
     ids, few = written_by(with_ids(Policy(rut_slots=rut_slots), blank=common))
-    monkeypatch.setattr(stream, "TYPICAL_ROWS", 1)
+    monkeypatch.setattr(ahead, "TYPICAL_ROWS", 1)
     expected, many = written_by(with_ids(Policy(rut_slots=rut_slots), blank=common))
     assert ids == expected
     assert sum(row.count(common) for row in ids) > 10 * batch

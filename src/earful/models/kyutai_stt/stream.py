@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from earful.audio.frames import as_samples
 from earful.errors import CheckpointError
 from earful.events import Event, Pause, Text, Word
+from earful.generate.ahead import Written, guesses, held, write_steps
 from earful.generate.sample import noise
 from earful.models.kyutai_stt.config import KyutaiSttConfig
 from earful.models.kyutai_stt.config_files import HORIZONS_S
@@ -23,7 +25,8 @@ from earful.models.kyutai_stt.processor import lead_samples, tail_samples
 from earful.models.mimi.model import EncodeState
 from earful.models.moshi.model import TemporalState
 from earful.models.moshi.prompt import Prompt
-from earful.nn.linear import pack
+from earful.nn.attention import advance, positions
+from earful.nn.linear import TYPICAL_ROWS, pack
 from earful.nn.state import keep, row
 from earful.text.incremental import Utf8Stream
 from earful.text.sentencepiece import SentencePiece
@@ -94,7 +97,7 @@ class KyutaiSttStream:
         count = torch.zeros(batch, dtype=torch.int64, device=device)
         return StreamState(
             self.model.codec.init_encode_state(batch, self.chunk),
-            self.model.temporal.init_state(batch),
+            self.model.temporal.init_state(batch, TYPICAL_ROWS),
             token=count.clone(),
             temperature=count.float(),
             seed=count.clone(),
@@ -150,28 +153,41 @@ class KyutaiSttStream:
 
     def write(self, state: StreamState, codes: Tensor, active: Tensor | None) -> Tensor:
         """One position. codes: [B, codebooks] -> float64 [B, 1 + vad_heads], the id and how likely each pause is."""
-        temporal = self.model.temporal
-        position = state.temporal.pos.clone()
-        text = torch.where(position == 0, self.config.temporal.text_vocab, state.token)
-        x = temporal.embed(torch.cat([text[:, None], codes], dim=1)[..., None])
-        hidden = temporal(x, state.temporal, active)[:, 0]  # [B, D]
-        token = self._choose(state, temporal.logits(hidden), position, active)
-        state.token.copy_(keep(token, state.token, active))
-        return torch.cat([token[:, None].double(), self.model.pauses(hidden).double()], dim=1)
+        return self.write_ahead(state, codes[:, None], active, None).said[:, 0]
 
-    def _choose(self, state: StreamState, logits: Tensor, position: Tensor, active: Tensor | None) -> Tensor:
-        """logits: [B, V] -> ids [B]; where a prompt is left, its next piece or none yet."""
-        logits = state.prompt.restrict(logits, self.silence)
-        least = logits.topk(min(TOP_K, logits.shape[-1])).values[:, -1:]
+    def write_ahead(self, state: StreamState, codes: Tensor, active: Tensor | None, most: Tensor | None) -> Written:
+        """Positions whose ids but for the last are taken to be padding, see generate/ahead.py.
+
+        codes: [B, K, codebooks] -> float64 [B, K, 1 + vad_heads], as `write`.
+        """
+        temporal, pad = self.model.temporal, self.config.pad_id
+        position = positions(codes, state.temporal)  # [B, K]
+        text = torch.full_like(position, pad)
+        text[:, 0] = torch.where(position[:, 0] == 0, self.config.temporal.text_vocab, state.token)
+        x = temporal.embed(torch.cat([text[:, None], codes.transpose(1, 2)], dim=1))
+        hidden = temporal(x, state.temporal, active)  # [B, K, D]
+        found = self._choose(state, temporal.logits(hidden), position)  # [B, K]
+        right = (found[:, :-1] == pad) & ~state.prompt.left()[:, None]
+        said = torch.cat([found[..., None].double(), self.model.pauses(hidden).double()], dim=-1)
+        written = Written(said, held(right, most))
+        token = written.last(found)
+        state.prompt.advance(token, active)
+        advance(state.temporal.pos, written.count - codes.shape[1], active)
+        state.token.copy_(keep(token, state.token, active))
+        return written
+
+    def _choose(self, state: StreamState, logits: Tensor, position: Tensor) -> Tensor:
+        """logits: [B, K, V] -> ids [B, K]; where a prompt is left, the first is its next piece or none yet."""
+        logits = torch.cat([state.prompt.restrict(logits[:, 0], self.silence)[:, None], logits[:, 1:]], dim=1)
+        least = logits.topk(min(TOP_K, logits.shape[-1])).values[..., -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
         # Without temperature the noise adds nothing, so that every slot takes the same way.
-        token = (logits + state.temperature[:, None] * noise(state.seed, position, logits.shape[-1])).argmax(-1)
-        state.prompt.advance(token, active)
-        return token
+        chance = noise(state.seed[:, None].expand_as(position).flatten(), position.flatten(), logits.shape[-1])
+        return (logits + state.temperature[:, None, None] * chance.view_as(logits)).argmax(-1)
 
     @torch.inference_mode()
     def step(self, state: StreamState, samples: Tensor, counts: list[int]) -> Tensor:
-        """Encode up to `chunk` frames at once and write beside them one by one.
+        """Encode up to `chunk` frames at once and write beside them.
 
         samples: [B, frames * hop] float32; counts: how many of the frames are real in each row: all of them, none (the
         row is frozen), or fewer in the last call of a stream, whose state is then spent.
@@ -180,7 +196,9 @@ class KyutaiSttStream:
         device = state.token.device
         active = None if all(counts) else torch.tensor(counts, device=device) > 0
         codes = self.model.hear(samples.to(device)[:, None], state.codec, active)  # [B, codebooks, frames]
-        return torch.stack([self.write(state, codes[..., j], active) for j in range(max(counts))], dim=1)
+        ahead = guesses(self.model.temporal.norm.weight, len(codes))
+        heard = codes[..., : max(counts)].transpose(1, 2)  # [B, frames, codebooks]
+        return write_steps(partial(self.write_ahead, state), heard, active, ahead)
 
     # ------------------------------------------------------------------------------------------------- host half
 

@@ -38,15 +38,16 @@ class Prompt:
     def restrict(self, logits: Tensor, silence: Tensor) -> Tensor:
         """logits: [B, V] -> the same where nothing is left, else -inf for all but the next piece and `silence`."""
         allowed = torch.cat([silence.expand(len(logits), -1), self._next()], dim=1)
-        refused = torch.ones_like(logits, dtype=torch.bool).scatter_(1, allowed, False) & self._left()[:, None]
+        refused = torch.ones_like(logits, dtype=torch.bool).scatter_(1, allowed, False) & self.left()[:, None]
         return logits.masked_fill(refused, -math.inf)
 
     def advance(self, ids: Tensor, active: Tensor | None) -> None:
         """ids: [B] int64, what has been written now; active: [B] bool, slots where it has, None for all."""
-        written = (self._left() & (ids == self._next()[:, 0])).long()
+        written = (self.left() & (ids == self._next()[:, 0])).long()
         self.at.add_(written if active is None else written * active)
 
-    def _left(self) -> Tensor:
+    def left(self) -> Tensor:
+        """Rows in which something is: [B] bool."""
         return self.at < self.end
 
     def _next(self) -> Tensor:  # [B, 1]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from earful.audio.mel import log_mel
 from earful.events import Event, Text, Word
+from earful.generate.ahead import Written, guesses, held, write_steps
 from earful.models.voxtral.config import VoxtralConfig
 from earful.models.voxtral.model import DecoderState, EncoderState, VoxtralRealtime
 from earful.nn.attention import advance, positions
-from earful.nn.linear import TYPICAL_ROWS, OneRowLinear, pack
+from earful.nn.linear import pack
 from earful.nn.state import keep, row
 from earful.text.incremental import Utf8Stream
 from earful.text.tekken import Tekken
@@ -48,14 +49,6 @@ class StreamState:
     delay: Tensor  # [B] int64, in slots
     token: Tensor  # [B] int64, the last id written
     blanks: Tensor  # [B] int64, blanks in a row just before
-
-
-@dataclass(frozen=True)
-class Written:
-    """What one pass of the decoder wrote: the first `count` of its ids; inside the prompt ids mean nothing."""
-
-    ids: Tensor  # [B, K] int64
-    count: Tensor  # [B] int64
 
 
 @dataclass
@@ -162,9 +155,9 @@ class VoxtralStream:
         return self.model.hear(mel.to(self.model.decoder.norm.weight.dtype), state.encoder, active)
 
     def write(self, state: StreamState, audio: Tensor, active: Tensor | None, most: Tensor | None = None) -> Written:
-        """One pass of the decoder over slots whose ids but for the last are taken to be blanks. audio: [B, K, D].
+        """One pass of the decoder, whose ids but for the last are taken to be blanks, see generate/ahead.py.
 
-        A row's ids hold up to the first that is none, and of at most `most` [B] slots.
+        audio: [B, K, D] -> ids [B, K]; inside the prompt the ids mean nothing.
         """
         ids, decoder = self.config.ids, self.model.decoder
         pos = positions(audio, state.decoder)  # [B, K]
@@ -181,20 +174,17 @@ class VoxtralStream:
             logits[..., ids.blank] -= ((before - self.policy.rut_slots) * RUT_STEP).clamp(0, RUT_MOST)
         found = logits.argmax(-1)  # [B, K]
         right = (found == ids.blank)[:, :-1] | prompt[:, 1:]  # whether the next slot has read what stands before it
-        count = 1 + right.long().cumprod(1).sum(1)  # [B]
-        if most is not None:
-            count = count.minimum(most)
-        here = (count - 1).clamp(min=0)[:, None]
-        token, before, pos = (values.gather(1, here)[:, 0] for values in (found, before, pos))
-        blanks = torch.where((token == ids.blank) & (pos >= last[:, 0]), before + 1, 0)
-        advance(state.decoder.pos, count - audio.shape[1], active)  # what was taken wrongly is written anew
+        written = Written(found, held(right, most))
+        blanks = torch.where((found == ids.blank) & (pos >= last), before + 1, 0)  # [B, K]
+        token, blanks = written.last(found), written.last(blanks)
+        advance(state.decoder.pos, written.count - audio.shape[1], active)
         state.token.copy_(keep(token, state.token, active))
         state.blanks.copy_(keep(blanks, state.blanks, active))
-        return Written(found, count)
+        return written
 
     @torch.inference_mode()
     def step(self, state: StreamState, samples: Tensor, counts: list[int]) -> Tensor:
-        """Hear up to `chunk` slots at once and write them one by one.
+        """Hear up to `chunk` slots at once and write them.
 
         samples: [B, slots * hop + before + after] float32; counts: how many of the slots are real in each row: all of
         them, none (the row is frozen), or fewer in the last call of a stream, whose state is then spent.
@@ -205,37 +195,12 @@ class VoxtralStream:
         audio = self.hear(state, samples.to(device), active)  # [B, slots, D]
         slots = max(counts)
         known = self._read_prompt(state, audio, active) if slots > 1 else 0
-        ids = [torch.full((len(audio), known), self.config.ids.blank, device=device)]
-        guesses = self._guesses(len(audio))
-        if guesses and slots > known + 1:
-            ids.append(self._write_ahead(state, audio[:, known:slots], active, guesses))
-        else:
-            ids += [self.write(state, audio[:, j : j + 1], active).ids for j in range(known, slots)]
-        return torch.cat(ids, dim=1)
-
-    def _guesses(self, batch: int) -> int:
-        """How many slots of a row are written ahead at no cost: weights are read once for a few rows as for one."""
-        output = self.model.decoder.layers[0].attn.o  # type: ignore[union-attr]
-        return 0 if isinstance(output, OneRowLinear) else max(0, TYPICAL_ROWS // batch - 1)
-
-    def _write_ahead(self, state: StreamState, audio: Tensor, active: Tensor | None, guesses: int) -> Tensor:
-        """Write slots that have all been heard, several in a pass where they turn out to be blank.
-
-        audio: [B, slots, D] -> ids [B, slots]. Source: speculative decoding (Leviathan et al. 2023), the blank for a
-        draft.
-        """
-        slots, dim = audio.shape[1:]
-        steps = torch.arange(guesses + 1, device=audio.device)
-        audio = F.pad(audio, (0, 0, 0, len(steps)))  # what a row writes once it is done goes here
-        ids = torch.zeros(audio.shape[:2], dtype=torch.int64, device=audio.device)
-        done = torch.zeros_like(state.token) if active is None else torch.where(active, 0, slots)  # [B]
-        while not (done == slots).all():
-            at = done[:, None] + steps  # [B, K]
-            heard = audio.gather(1, at[..., None].expand(-1, -1, dim))
-            written = self.write(state, heard, done < slots, slots - done)
-            ids.scatter_(1, at, written.ids)  # what does not hold is written over by the next pass
-            done += written.count.masked_fill(done == slots, 0)
-        return ids[:, :slots]
+        blank = torch.full((len(audio), known), self.config.ids.blank, device=device)
+        if known == slots:
+            return blank
+        ahead = guesses(self.model.decoder.norm.weight, len(audio))
+        ids = write_steps(partial(self.write, state), audio[:, known:slots], active, ahead)
+        return torch.cat([blank, ids], dim=1)
 
     def _read_prompt(self, state: StreamState, audio: Tensor, active: Tensor | None) -> int:
         """Take the slots at once that are inside the prompt in all rows, since no id there waits for another."""
