@@ -18,14 +18,19 @@ def main(out: str, *shared: str) -> int:
         print(f"the shares must add up to 1, got {total:g}", file=sys.stderr)
         return 1
     last = models[-1][0]
-    shutil.copytree(last, out)
+    means = {}
     for file in last.glob("*.safetensors"):
         stages = [(load_file(folder / file.name), share) for folder, share in models]
-        mean = {
+        if any(weights.keys() != stages[-1][0].keys() for weights, _ in stages):
+            print(f"{file.name}: expected models of the same weights, got different names", file=sys.stderr)
+            return 1
+        means[file.name] = {
             name: sum(share * weights[name].double() for weights, share in stages).to(tensor.dtype)
             for name, tensor in stages[-1][0].items()
         }
-        save_file(mean, Path(out) / file.name, {"format": "pt"})
+    shutil.copytree(last, out)
+    for name, mean in means.items():
+        save_file(mean, Path(out) / name, {"format": "pt"})
     return 0
 
 

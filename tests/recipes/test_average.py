@@ -35,3 +35,11 @@ def test_shares_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert refused.stderr == "the shares must add up to 1, got 0.6\n"
     assert not (tmp_path / "mean").exists()
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    shares = [f"{write_tiny(family, path=tmp_path / family)}=0.5" for family in ("kyutai_stt", "s2t")]
+    refused = subprocess.run([sys.executable, SCRIPT, tmp_path / "mean", *shares], capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert refused.stderr.endswith("expected models of the same weights, got different names\n")
+    assert not (tmp_path / "mean").exists()
