@@ -26,6 +26,19 @@ class KV:
     keys: Tensor  # [B, G, C, K], already rotated
     values: Tensor  # [B, G, C, K]
 
+    def write(self, k: Tensor, v: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        """New keys and values [B, G, T, K] -> all that the call may look at, [B, G, S, K] each, in no order."""
+        assert view.entries is not None
+        for ring, new in ((self.keys, k), (self.values, v)):
+            if view.begin is not None:
+                ring.narrow(2, view.begin, new.shape[2]).copy_(new)
+            elif len(new) == 1:
+                ring.index_copy_(2, view.entries[1][0], new)
+            else:
+                ring.transpose(1, 2).index_put_(view.entries, new.transpose(1, 2))
+        looked_at = view.mask.shape[-1]
+        return self.keys.narrow(2, 0, looked_at), self.values.narrow(2, 0, looked_at)
+
 
 @dataclass(frozen=True)
 class View:
@@ -35,6 +48,7 @@ class View:
     # of S steps that each look at W, the last S of them their own
     mask: Tensor
     entries: tuple[Tensor, Tensor] | None  # [B, 1] slots and [B, T] ring entries that the call writes, None offline
+    begin: int | None = None  # the first of these entries, where a single slot's lie side by side and that costs nothing
 
     @classmethod
     def whole(cls, steps: int, window: int, dtype: torch.dtype, device: torch.device) -> View:
@@ -58,10 +72,13 @@ class View:
         """Of `steps` new steps after pos: [B], on rings of `capacity` entries."""
         if capacity < window + steps - 1:
             raise ValueError(f"expected at most {capacity - window + 1} steps in a call, got {steps}")
-        looked_at = capacity
+        looked_at, begin = capacity, None
         if pos.device.type == "cpu" and not torch.compiler.is_compiling():
             # Entries that no stream has reached yet cost as much to look at as any, and here their count costs nothing.
-            looked_at = min(capacity, math.ceil((int(pos.max()) + steps) / BLOCK) * BLOCK)
+            furthest = int(pos.max())
+            looked_at = min(capacity, math.ceil((furthest + steps) / BLOCK) * BLOCK)
+            if len(pos) == 1 and furthest % capacity + steps <= capacity:
+                begin = furthest % capacity
         query = pos[:, None] + torch.arange(steps, device=pos.device)  # [B, T]
         entry = torch.arange(looked_at, device=pos.device)
         last = query[:, -1:]
@@ -69,7 +86,7 @@ class View:
         age = query[:, :, None] - held[:, None, :]  # [B, T, S]
         seen = (held[:, None, :] >= 0) & (age >= 0) & (age < window)
         slots = torch.arange(len(pos), device=pos.device)[:, None]
-        return cls(_additive(seen, dtype)[:, None], (slots, query % capacity))
+        return cls(_additive(seen, dtype)[:, None], (slots, query % capacity), begin)
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -168,30 +185,23 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Callable[[Tensor], Tensor], view: View, kv: KV | None = None) -> Tensor:
         x = torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1) if self.qkv is None else self.qkv(x)
-        x = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, H + 2 G, T, K]
-        turned, v = x.split([self.heads + self.kv_heads, self.kv_heads], dim=1)  # v: [B, G, T, K]
-        q, k = rope(turned).split([self.heads, self.kv_heads], dim=1)  # [B, H, T, K], [B, G, T, K]
+        x = x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)  # [B, H + 2 G, T, K]
+        turned, v = x.split_with_sizes((self.heads + self.kv_heads, self.kv_heads), 1)  # v: [B, G, T, K]
+        q, k = rope(turned).split_with_sizes((self.heads, self.kv_heads), 1)  # [B, H, T, K], [B, G, T, K]
         if kv is not None:
-            assert view.entries is not None
-            if len(x) == 1:
-                kv.keys.index_copy_(2, view.entries[1][0], k)
-                kv.values.index_copy_(2, view.entries[1][0], v)
-            else:
-                kv.keys.transpose(1, 2).index_put_(view.entries, k.transpose(1, 2))
-                kv.values.transpose(1, 2).index_put_(view.entries, v.transpose(1, 2))
-            looked_at = view.mask.shape[-1]
-            k, v = kv.keys[:, :, :looked_at], kv.values[:, :, :looked_at]  # [B, G, S, K]
+            k, v = kv.write(k, v, view)
         if view.mask.ndim == 3:
             return self.o(in_blocks(q, k, v, view.mask).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
         mask, groups = view.mask, self.heads // self.kv_heads
         if groups > 1:  # the queries that share a key stand as further steps of one head, so that no key is copied
-            q = q.unflatten(1, (self.kv_heads, groups)).flatten(2, 3)  # [B, G, groups * T, K]
-            mask = mask[:, :, None].expand(-1, -1, groups, -1, -1).flatten(2, 3)  # no copy either for one step
+            if q.shape[2] > 1:
+                mask = mask.repeat(1, 1, groups, 1)
+            q = q.reshape(len(q), self.kv_heads, -1, self.head_dim)  # [B, G, groups * T, K]
         # CPUs are faster at plain products than at the fused kernel, in bfloat16 two or three times; but these copy a
         # part of a ring, which only many queries are worth.
         plain = kv is not None and k.device.type == "cpu" and k.numel() * k.itemsize >= LARGE
         plain = plain and (k.is_contiguous() or q.shape[2] >= MANY)
         y = products(q, k, v, mask) if plain else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         if groups > 1:
-            y = y.unflatten(2, (groups, -1)).flatten(1, 2)  # [B, H, T, K]
+            y = y.reshape(len(y), self.heads, -1, self.head_dim)  # [B, H, T, K]
         return self.o(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

@@ -21,18 +21,17 @@ class PackedLinear(nn.Module):
     layers sort bfloat16 weights anew in every call, which takes longer than to multiply a few rows by them.
     """
 
-    def __init__(self, *layers: nn.Linear) -> None:
+    def __init__(self, *layers: nn.Linear, rows: int = TYPICAL_ROWS) -> None:
         super().__init__()
         weight, self.bias = _joined(*layers)
-        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
+        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         self.weight = weight.new_empty(0)  # tells the type and the device, as a caller expects of a linear layer
         # Of float32 four rows take less time than one or two, but not on processors with AMX.
         self.least = TYPICAL_ROWS if weight.dtype == torch.float32 and not torch.cpu._is_amx_tile_supported() else 1
 
     def forward(self, x: Tensor, then: str = "none") -> Tensor:
         """then: what is done to the result, "relu", "gelu" in its exact form, or nothing."""
-        rows = x.numel() // x.shape[-1]
-        if 0 < rows < self.least:
+        if self.least > 1 and 0 < (rows := x.numel() // x.shape[-1]) < self.least:
             again = torch.cat([x.reshape(rows, -1)] * -(-self.least // rows))
             return _product(again, self.packed, self.bias, then, [], "none")[:rows].view(*x.shape[:-1], -1)  # type: ignore[no-any-return]
         return _product(x, self.packed, self.bias, then, [], "none")  # type: ignore[no-any-return]
@@ -116,8 +115,11 @@ def pack(model: nn.Module, one_row: bool = False) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear) and packs(child.weight):
                 setattr(module, name, _inferring([child], one_row))
+        module.__dict__.update(module._modules)  # where Python finds them at once, and not by __getattr__
 
 
 def _inferring(layers: list[nn.Linear], one_row: bool) -> nn.Module:
     bfloat16, amx = layers[0].weight.dtype == torch.bfloat16, torch.cpu._is_amx_tile_supported()
-    return (OneRowLinear if one_row and bfloat16 and not amx else PackedLinear)(*layers)
+    if one_row and bfloat16:
+        return PackedLinear(*layers, rows=1) if amx else OneRowLinear(*layers)
+    return PackedLinear(*layers)

@@ -128,7 +128,8 @@ class DecoderBlock(nn.Module):
     def forward(self, x: Tensor, gain: Tensor, rope: Rope, view: View, kv: KV | None) -> Tensor:
         """x: [B, T, D]; gain: [B, 1, D], from the delay."""
         x = x + self.attn(self.attn_norm(x), rope, view, kv)
-        return x + self.mlp(self.mlp_norm(x) * (1 + gain))  # type: ignore[no-any-return]
+        y = self.mlp_norm(x)
+        return x + self.mlp(torch.addcmul(y, y, gain))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -160,8 +161,8 @@ class Decoder(nn.Module):
         self, x: Tensor, gains: Tensor, state: DecoderState | None = None, active: Tensor | None = None
     ) -> Tensor:
         rope, view = step_view(x, state, self.config)
-        for i, block in enumerate(self.layers):
-            x = block(x, gains[:, i, None], rope, view, state.layers[i] if state else None)
+        for i, (block, gain) in enumerate(zip(self.layers, gains.unsqueeze(2).unbind(1), strict=True)):
+            x = block(x, gain, rope, view, state.layers[i] if state else None)
         if state:
             advance(state.pos, x.shape[1], active)
         return self.norm(x)  # type: ignore[no-any-return]
