@@ -1,6 +1,9 @@
 """`load`, `transcribe` and `stream`: every way in gives the same text, words and times."""
 
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -229,3 +232,12 @@ def test_the_built_in_model_says_live_what_it_says_offline():
     assert said(events) == transcript.text
     assert tuple(event for event in events if isinstance(event, Word)) == transcript.words
     assert all(event.time_s <= transcript.duration_s for event in events if isinstance(event, Text))
+
+
+@pytest.mark.parametrize("own", [None, "0"])
+def test_huge_pages_are_asked_for_unless_somebody_has_said_otherwise(own):
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    environment |= {} if own is None else {"THP_MEM_ALLOC_ENABLE": own}
+    asked = "import os, earful; print(os.environ['THP_MEM_ALLOC_ENABLE'])"
+    done = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{own or 1}\n"

@@ -110,6 +110,24 @@ def test_ring_shows_what_the_whole_signal_would_show(pos, steps, window, spare):
             assert seen == set(range(max(0, begin + t - window + 1), begin + t + 1))
 
 
+@given(pos=st.lists(st.integers(0, 99), min_size=1, max_size=3), steps=st.integers(1, 12), spare=st.integers(0, 9))
+def test_new_entries_are_written_alike_whether_they_lie_side_by_side_or_not(pos, steps, spare):
+    capacity = 20 + steps - 1 + spare
+    view = View.ring(torch.tensor(pos), steps, 20, capacity, torch.float32)
+    assert (view.begin is None) == (len(pos) > 1 or pos[0] % capacity + steps > capacity)
+    k, v = torch.randn(2, len(pos), 3, steps, 5)
+    before = torch.randn(len(pos), 3, capacity, 5)
+    kv = KV(before.clone(), before.clone())
+    looked_at = kv.write(k, v, view)
+    for ring, new, seen in zip((kv.keys, kv.values), (k, v), looked_at, strict=True):
+        expected = before.clone()
+        for slot, first in enumerate(pos):
+            for step in range(steps):
+                expected[slot, :, (first + step) % capacity] = new[slot, :, step]
+        assert torch.equal(ring, expected)
+        assert torch.equal(seen, expected[:, :, : view.mask.shape[-1]])
+
+
 def test_a_young_ring_is_looked_at_in_whole_blocks():
     """Whichever slot is the oldest decides."""
     widths = [

@@ -55,6 +55,17 @@ def test_attention_and_mlp_are_packed_whole(dtype, kv_heads):
     assert (state.keys.shape, state.keys.dtype) == (expected.keys.shape, dtype)
 
 
+@TYPES
+def test_what_could_not_be_packed_at_first_can_be_later(dtype):
+    model = GatedMLP(36, 52).double()
+    pack(model)
+    assert isinstance(model.gate, nn.Linear)
+    model.to(dtype)
+    pack(model)
+    assert not hasattr(model, "gate")
+    assert not [module for module in model.modules() if isinstance(module, nn.Linear)]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("amx", "kind"), [(False, OneRowLinear), (True, PackedLinear)])
 def test_one_row_is_multiplied_by_what_is_fastest_until_all_are_packed(dtype, amx, kind, monkeypatch):

@@ -20,6 +20,19 @@ def test_norm_is_its_formula(scale, dtype, rtol):
     torch.testing.assert_close(y.double(), expected, rtol=rtol, atol=1e-7)
 
 
+@pytest.mark.parametrize("dim", [1, 40, 1152])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_norm_without_gradients_is_the_same_but_for_a_rounding_and_of_each_row_alone(dim, scale):
+    norm = RMSNorm(dim, eps=1e-5)
+    torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(0))
+    norm = norm.bfloat16()
+    x = (torch.randn(3, 5, dim, generator=torch.Generator().manual_seed(1)) * scale + scale).bfloat16()
+    with torch.inference_mode():
+        y = norm(x)
+        assert torch.equal(y[1, 2], norm(x[1:2, 2:3])[0, 0])
+    torch.testing.assert_close(y, norm(x), rtol=2**-7, atol=0)
+
+
 def test_statistics_of_large_half_precision_values_do_not_overflow():
     y = RMSNorm(8, eps=1e-5).half()(torch.full([1, 8], 60_000.0, dtype=torch.float16))
     torch.testing.assert_close(y, torch.ones_like(y))

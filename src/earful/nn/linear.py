@@ -107,6 +107,7 @@ def pack(model: nn.Module, one_row: bool = False) -> None:
             if layers and all(packs(layer.weight) for layer in layers):
                 setattr(module, name, _inferring(layers, one_row))
                 for part in parts:
+                    module.__dict__.pop(part, None)
                     delattr(module, part)
         if isinstance(module, Disguised) and module.product is None:
             linear = module.as_linear()
