@@ -48,7 +48,7 @@ class View:
     # of S steps that each look at W, the last S of them their own
     mask: Tensor
     entries: tuple[Tensor, Tensor] | None  # [B, 1] slots and [B, T] ring entries that the call writes, None offline
-    begin: int | None = None  # the first of these entries, where a single slot's lie side by side and that costs nothing
+    begin: int | None = None  # the first of these entries, where a single slot's lie side by side; known on CPUs alone
 
     @classmethod
     def whole(cls, steps: int, window: int, dtype: torch.dtype, device: torch.device) -> View:
