@@ -125,6 +125,19 @@ def said(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, Text))
 
 
+def assert_fits(events: list[Event], text: str, duration_s: float) -> None:
+    """Text and words are what was written, and times go forward and end with the audio."""
+    assert said(events) == text
+    words = [event for event in events if isinstance(event, Word)]
+    assert "".join(word.text for word in words) == "".join(text.split())
+    assert not any(set(word.text) & set(" \t\n\u3000") for word in words)
+    times = [0.0, *(time for word in words for time in (word.start_s, word.end_s)), duration_s]
+    assert times == sorted(times)
+    heard = [0.0, *(event.time_s for event in events if isinstance(event, Text)), duration_s]
+    assert heard == sorted(heard)
+    assert all(event.text for event in events)
+
+
 def spoken_like(rng: np.random.Generator, length: int) -> np.ndarray:
     """Noise that changes its loudness every 50 ms: float32 [length]."""
     loud = np.repeat(rng.uniform(0, 0.5, length // 800 + 1), 800)[:length]

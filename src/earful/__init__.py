@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Where Linux grants huge pages, torch puts large tensors there: weights are read a tenth faster. It asks for this once.
+# Large tensors in huge pages, where Linux grants these: weights are read a tenth faster. torch looks at it only once, when
+# it makes its first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if TYPE_CHECKING:

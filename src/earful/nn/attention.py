@@ -32,8 +32,6 @@ class KV:
         for ring, new in ((self.keys, k), (self.values, v)):
             if view.begin is not None:
                 ring.narrow(2, view.begin, new.shape[2]).copy_(new)
-            elif len(new) == 1:
-                ring.index_copy_(2, view.entries[1][0], new)
             else:
                 ring.transpose(1, 2).index_put_(view.entries, new.transpose(1, 2))
         looked_at = view.mask.shape[-1]

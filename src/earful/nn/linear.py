@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TYPICAL_ROWS = 4  # a slot of one stream; the order is good for other numbers too
+TYPICAL_ROWS = 4  # a slot of one stream; their order is good for other numbers too
 _switching = Lock()  # two threads that restore what they found could leave oneDNN off for good
 _product: Any = torch.ops.mkldnn._linear_pointwise.default
 
@@ -18,7 +18,8 @@ class PackedLinear(nn.Module):
     """What some nn.Linear make of the same x, one after the other, as one product without gradients.
 
     x: [..., in] -> [..., sum of out]. The weights lie in the order in which oneDNN's kernels read them; the plain
-    layers sort bfloat16 weights anew in every call, which takes longer than to multiply a few rows by them.
+    layers sort bfloat16 weights anew in every call, which takes longer than to multiply a few rows by them. The
+    order is the best one for calls of `rows` rows.
     """
 
     def __init__(self, *layers: nn.Linear, rows: int = TYPICAL_ROWS) -> None:

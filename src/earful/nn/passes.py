@@ -122,7 +122,7 @@ def _view(stack: Stack, x: Tensor, state: State | None, ask: Ask) -> tuple[Rope,
     if seen is not None:
         mask = view.mask.masked_fill(~seen[:, None, None], float("-inf"))
         # What a step that sees nothing comes to is nobody's concern, but it must be a number: 0 times it is added up.
-        view = View(mask.masked_fill(mask.isneginf().all(-1, keepdim=True), 0.0), view.entries)
+        view = replace(view, mask=mask.masked_fill(mask.isneginf().all(-1, keepdim=True), 0.0))
     positions = new if ask.positions is None else ask.positions
     return Rope.at(positions, c.head_dim, c.rope_base, x.dtype), view
 

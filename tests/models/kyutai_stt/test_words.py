@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from earful.events import Pause, Text, Word
 from earful.models.kyutai_stt.stream import LONGEST_WORD, KyutaiSttStream, Memo, longest_s
+from tests.helpers import assert_fits
 from tests.models.kyutai_stt.helpers import FRAME_S, HOP, RATE, tiny_family, told
 
 PAD, WORD, BOS, EOS, BYTE = 3, 0, 1, 2, 4  # of the tiny tokenizer; the 256 bytes from 4 on
@@ -46,16 +47,7 @@ def near(time_s):
 def test_text_and_words_are_what_the_ids_say(ids, sizes, duration_s, data):
     family = tiny_family(sizes)
     events = says(ids, sizes, duration_s)
-    text = family.tokenizer.decode(ids)
-    assert "".join(event.text for event in events if isinstance(event, Text)) == text
-    words = [event for event in events if isinstance(event, Word)]
-    assert "".join(word.text for word in words) == "".join(text.split())
-    assert not any(set(word.text) & set(" \t\n\u3000") for word in words)
-    times = [0.0, *(time for word in words for time in (word.start_s, word.end_s)), duration_s]
-    assert times == sorted(times)
-    heard = [0.0, *(event.time_s for event in events if isinstance(event, Text)), duration_s]
-    assert heard == sorted(heard)
-    assert all(event.text for event in events)
+    assert_fits(events, family.tokenizer.decode(ids), duration_s)
 
     memo = Memo(family.lead, 0, limit_s=duration_s)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(ids))))) if data else []

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from earful.events import Text, Word
 from earful.models.voxtral.stream import GROUP_WORDS, LETTER_S, Memo, Policy, VoxtralStream
 from earful.train.targets import written
-from tests.helpers import said, tiny_family, told
+from tests.helpers import assert_fits, said, tiny_family, told
 
 SLOT, SLOT_S = 1280, 0.08
 BOS, END, BLANK, MARKER, SPECIAL, BYTE = 1, 2, 32, 33, 35, 40  # of the tiny tokenizer; the 256 bytes from 40 on
@@ -34,16 +34,7 @@ def words_of(ids: list[int], delay: int = 6, duration_s: float = math.inf) -> li
 def test_text_and_words_are_what_the_ids_say(ids, delay, duration_s, data):
     family = tiny_family("builtin")
     events = told(family, ids, delay, duration_s)
-    text = family.tokenizer.decode(ids).lstrip()
-    assert said(events) == text
-    words = [event for event in events if isinstance(event, Word)]
-    assert "".join(word.text for word in words) == "".join(text.split())
-    assert not any(set(word.text) & set(" \t\n\u3000") for word in words)
-    times = [0.0, *(time for word in words for time in (word.start_s, word.end_s)), duration_s]
-    assert times == sorted(times)
-    heard = [0.0, *(event.time_s for event in events if isinstance(event, Text)), duration_s]
-    assert heard == sorted(heard)
-    assert all(event.text for event in events)
+    assert_fits(events, family.tokenizer.decode(ids).lstrip(), duration_s)
 
     memo = Memo(delay, family.config.audio.left_slots + delay, limit_s=duration_s)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(ids)))))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -168,11 +168,7 @@ class DecoderBlock(nn.Module):
         y = self.attn_norm(x)
         seen = self.attn.project(y)
         if kv is not None:
-            assert view.entries is not None
-            kv.keys.transpose(1, 2).index_put_(view.entries, seen.keys.transpose(1, 2))
-            kv.values.transpose(1, 2).index_put_(view.entries, seen.values.transpose(1, 2))
-            looked_at = view.mask.shape[-1]
-            seen = KV(kv.keys[:, :, :looked_at], kv.values[:, :, :looked_at])
+            seen = KV(*kv.write(seen.keys, seen.values, view))
         x = x + F.dropout(self.attn(y, seen, view.mask, watch[0], heads[0]), self.dropout, self.training)
         y = self.cross(self.cross_norm(x), memory, mask, watch[1], heads[1])
         x = x + F.dropout(y, self.dropout, self.training)
@@ -317,7 +313,7 @@ class Decoder(nn.Module):
         view = View.whole(steps, steps, x.dtype, x.device) if state is None else grown(state, steps, x.dtype)
         if real is not None:
             mask = view.mask + additive(real, x.dtype)
-            view = View(torch.maximum(mask, own(steps, mask)), view.entries)
+            view = replace(view, mask=torch.maximum(mask, own(steps, mask)))
         return x, view
 
     def logits(self, x: Tensor) -> Tensor:

@@ -161,8 +161,8 @@ class Decoder(nn.Module):
         self, x: Tensor, gains: Tensor, state: DecoderState | None = None, active: Tensor | None = None
     ) -> Tensor:
         rope, view = step_view(x, state, self.config)
-        for i, (block, gain) in enumerate(zip(self.layers, gains.unsqueeze(2).unbind(1), strict=True)):
-            x = block(x, gain, rope, view, state.layers[i] if state else None)
+        for i, block in enumerate(self.layers):
+            x = block(x, gains[:, i, None], rope, view, state.layers[i] if state else None)
         if state:
             advance(state.pos, x.shape[1], active)
         return self.norm(x)  # type: ignore[no-any-return]
