@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Large tensors in huge pages, where Linux grants these: weights are read a tenth faster. torch looks at it once, when it
-# makes its first tensor.
+# Large tensors in huge pages, where Linux grants these: weights are read a tenth faster.
+# torch looks at it once, when it makes its first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if TYPE_CHECKING:
